@@ -1,0 +1,33 @@
+# Needs Python 3.11 or newer, make and git; everything else goes into .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow check
+
+help:
+	@echo 'make demo    install, then teach the built-in prior to turn line drawings into pictures (runs/demo/report.html)'
+	@echo 'make test    install, then run the tests'
+	@echo 'make slow    install, then run the tests that take long'
+	@echo 'make check   install, then formatting, lint, types and layers'
+
+demo: $(STAMP)
+	$(BIN)/limner demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_layers.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
