@@ -1,0 +1,79 @@
+"""Tensors, pictures and files: the last centimetre between a sampler and an eye.
+
+Inside limner a picture is a float tensor in [-1, 1]; for metrics and files it is uint8, (B, 3, H, W) or a PIL image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from torch import Tensor
+
+PADDING_PX = 4
+TITLE_PX = 20
+
+
+def to_uint8(x_BCHW: Tensor) -> Tensor:
+    """Pictures in [-1, 1] (clamped) as uint8, rounded to the nearest, on the CPU."""
+    return ((x_BCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def to_float(uint8_BCHW: Tensor) -> Tensor:
+    """uint8 pictures as float in [-1, 1]; ``to_uint8`` is its inverse."""
+    return uint8_BCHW.float() / 127.5 - 1
+
+
+def to_pil(uint8_BCHW: Tensor) -> list[Image.Image]:
+    """One RGB picture a row."""
+    return [Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).cpu().numpy())) for row in uint8_BCHW]
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """(3, H, W) in [-1, 1]; what is transparent is laid on white, the background of the pictures limner works with."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return to_float(pixels.permute(2, 0, 1))
+
+
+def grid(uint8_BCHW: Tensor, columns: int) -> Image.Image:
+    """The pictures in reading order, ``columns`` side by side, on white."""
+    pictures = to_pil(uint8_BCHW)
+    return contact_sheet([pictures[i : i + columns] for i in range(0, len(pictures), columns)], [])
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
+    """Rows of pictures, each fitted to the size of the first, with a title above each column ('' or none: no title)."""
+    width, height = rows[0][0].size
+    top = TITLE_PX if any(titles) else 0
+    columns = max(len(row) for row in rows)
+    size = (columns * (width + PADDING_PX) + PADDING_PX, len(rows) * (height + PADDING_PX) + PADDING_PX + top)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for x, title in enumerate(titles):
+        draw.text((PADDING_PX + x * (width + PADDING_PX), PADDING_PX), title, fill="black", font=font)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            place = (PADDING_PX + x * (width + PADDING_PX), top + PADDING_PX + y * (height + PADDING_PX))
+            sheet.paste(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), place)
+    return sheet
+
+
+def save_png(image: Image.Image, file: Path, settings: Mapping[str, Any]) -> None:
+    """Write a PNG whose text chunk 'limner' says, as JSON, how it was made (prompt, seed, steps ...).
+
+    Atomic: ``file`` is either what it was before or the whole new picture.
+    """
+    chunk = PngImagePlugin.PngInfo()
+    chunk.add_itxt("limner", json.dumps(dict(settings), ensure_ascii=False, default=str))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    image.save(part, format="PNG", pnginfo=chunk)
+    part.replace(file)

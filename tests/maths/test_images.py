@@ -1,0 +1,45 @@
+"""Pictures survive the way from tensor to file and back."""
+
+import json
+
+import torch
+from PIL import Image
+
+from limner.sampling.images import contact_sheet, from_pil, grid, save_png, to_float, to_pil, to_uint8
+
+
+def every_value() -> torch.Tensor:
+    return torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+
+
+def test_uint8_and_float_are_inverse():
+    assert torch.equal(to_uint8(to_float(every_value())), every_value())
+    assert to_uint8(torch.tensor([[[[-7.0, 7.0]]]])).flatten().tolist() == [0, 255]
+
+
+def test_pil_and_back():
+    assert torch.equal(to_uint8(from_pil(to_pil(every_value())[1])), every_value()[1])
+
+
+def test_transparent_is_white():
+    assert (from_pil(Image.new("RGBA", (4, 4), (0, 0, 0, 0))) == 1).all()
+
+
+def test_grid_places_pictures_in_reading_order():
+    pictures = torch.stack([torch.full((3, 8, 8), 50 * i, dtype=torch.uint8) for i in range(5)])
+    sheet = grid(pictures, columns=2)
+    assert sheet.size == (2 * 12 + 4, 3 * 12 + 4)
+    assert [sheet.getpixel((8 + 12 * (i % 2), 8 + 12 * (i // 2)))[0] for i in range(5)] == [0, 50, 100, 150, 200]
+    assert sheet.getpixel((20, 32)) == (255, 255, 255)
+
+
+def test_contact_sheet_has_room_for_titles_and_fits_sizes():
+    sheet = contact_sheet([[Image.new("RGB", (32, 32)), Image.new("L", (64, 64))]], ["sketch", "sample"])
+    assert sheet.size == (76, 60)
+
+
+def test_png_says_how_it_was_made(tmp_path):
+    file = tmp_path / "new" / "fox.png"
+    save_png(to_pil(every_value())[0], file, {"prompt": "füchschen", "seed": 3})
+    assert json.loads(Image.open(file).text["limner"]) == {"prompt": "füchschen", "seed": 3}
+    assert [path.name for path in file.parent.iterdir()] == ["fox.png"]
