@@ -1,0 +1,112 @@
+"""One typed, closed configuration a method: flags, YAML keys and documentation all come from these fields.
+
+``resolve`` is the only way in: defaults, then a YAML file, then flags; an unknown key is an error with the nearest
+known one. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from limner.errors import ConfigError, did_you_mean
+
+
+class MethodConfig(BaseModel):
+    """What every method's run is made of. Lengths are in optimiser steps, sizes in pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description="the method: a name from 'limner list', module.Class, or a .py file")
+    prior: str = Field("mini", description="the pretrained model: a name from 'limner list' or a diffusers folder")
+    data: str = Field("fluent", description="a data set's name, a folder, or a zip of a folder")
+    out: Path | None = Field(None, description="run folder; default runs/METHOD-DATA")
+    seed: int = Field(0, ge=0, description="of the data's order, the noise, and new weights")
+
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    batch_size: int = Field(16, ge=1, description="pictures a process sees at once")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are summed for one optimiser step")
+    learning_rate: float = Field(1e-4, gt=0, description="of AdamW, after warm-up")
+    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
+    decay: Literal["constant", "cosine"] = Field("cosine", description="what the learning rate does after warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 keeps the live ones")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass; weights stay fp32")
+    adapter: Literal["full", "lora"] = Field("full", description="what of the network learns: all, or a low-rank addition")
+    rank: int = Field(16, ge=1, description="of the adapter")
+    alpha: float | None = Field(None, gt=0, description="adapter scale times rank; default: the rank")
+    from_scratch: bool = Field(False, description="start from random weights instead of the prior's (for comparison)")
+
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the training pictures to use")
+    flip: bool = Field(True, description="also train on mirrored pictures")
+    caption_dropout: float = Field(0.1, ge=0, le=1, description="share of captions replaced by the empty one")
+
+    save_every: int = Field(200, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="checkpoints kept, beside the best")
+    sample_every: int = Field(200, ge=1, description="steps between sample grids")
+    evaluate_every: int = Field(200, ge=1, description="steps between scores on validation pictures")
+    guidance_scale: float = Field(3.0, ge=1, description="of the sample grids; 1 is none")
+    sample_steps: int = Field(12, ge=1, description="sampler steps of the sample grids and the scores")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_steps >= self.steps and self.steps > 1:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be smaller than steps ({self.steps})")
+        if self.adapter != "full" and self.from_scratch:
+            raise ValueError("from_scratch needs adapter=full: an adapter of random weights learns nothing")
+        return self
+
+
+class TranslateConfig(MethodConfig):
+    """What the image-to-image methods have in common."""
+
+    condition: str = Field("source", description="'source' (the pair's other half), or a condition from 'limner list'")
+    condition_dropout: float = Field(0.1, ge=0, le=1, description="share of conditions replaced by the null condition")
+
+
+def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None = None) -> MethodConfig:
+    """Defaults, then the YAML ``file``, then ``flags`` (None values are not given), checked.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key, a value out of range, an impossible combination.
+    """
+    values = {**(read_yaml(file) if file else {}), **{key: value for key, value in flags.items() if value is not None}}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "the configuration"
+        where = f" (from {file})" if file and first["loc"] and name not in flags else ""
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"unknown option '{name}'{where}.", did_you_mean(name, kind.model_fields)) from None
+        if not first["loc"]:
+            raise ConfigError(first["msg"].removeprefix("Value error, ") + ".", "change one of the two") from None
+        description = kind.model_fields[name].description or ""
+        given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
+        raise ConfigError(f"option '{name}'{where}: {first['msg'].lower()}{given}.", f"{name} is {description}") from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it does not exist, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist.", "give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.", "mend that line") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no 'key: value' lines.", "see recipes/ for examples")
+    return values
+
+
+def dump(config: MethodConfig) -> str:
+    """The resolved configuration as YAML, in the order of the fields."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

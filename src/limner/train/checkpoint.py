@@ -1,0 +1,87 @@
+"""Checkpoints: a folder that is there whole or not at all, safetensors and JSON only.
+
+    checkpoints/step-000200/weights.safetensors  ema.safetensors  optimizer.safetensors  state.json
+
+A checkpoint is written beside its final name and renamed when every byte is on disk, so a kill at any moment leaves
+the previous one intact. Tensor names are NAME/weight for each NAME of the method's ``learns()``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from limner.errors import RunError
+
+FILES = ("weights", "ema", "optimizer")
+Tensors = dict[str, dict[str, Tensor]]  # learner's name -> tensor's name -> tensor
+
+
+def write(folder: Path, step: int, files: dict[str, Tensors], state: dict[str, Any]) -> Path:
+    """Save under ``folder``/step-NNNNNN. Raises OSError (a full disk) and then leaves nothing behind."""
+    final = folder / f"step-{step:06d}"
+    partial = folder / f"{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for file in FILES:
+            flat = {f"{who}/{name}": tensor for who, some in files[file].items() for name, tensor in some.items()}
+            _write_bytes(partial / f"{file}.safetensors", save({n: t.detach().contiguous() for n, t in flat.items()}))
+        _write_bytes(partial / "state.json", json.dumps({"step": step, **state}).encode())
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    return final
+
+
+def read(checkpoint: Path, files: tuple[str, ...] = FILES) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """The named files and the state of a checkpoint.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    loaded: dict[str, Tensors] = {}
+    hint = f"delete {checkpoint} to go on from the one before it"
+    for file in files:
+        path = checkpoint / f"{file}.safetensors"
+        try:
+            flat = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} is missing or damaged: {error}.", hint) from None
+        loaded[file] = {}
+        for name, tensor in flat.items():
+            who, _, rest = name.partition("/")
+            loaded[file].setdefault(who, {})[rest] = tensor
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{checkpoint / 'state.json'} is missing or damaged: {error}.", hint) from None
+    return loaded, state
+
+
+def all_of(folder: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
+
+
+def prune(folder: Path, keep: int, best_step: int | None) -> None:
+    """Keep the last ``keep`` and the best."""
+    for path in all_of(folder)[:-keep]:
+        if path.name != f"step-{best_step or 0:06d}":
+            shutil.rmtree(path)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

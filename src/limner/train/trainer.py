@@ -1,0 +1,234 @@
+"""The loop: one thought for every method.
+
+    for update in method.step(batch):
+        backward into the weights it names, and into no others; count; at ``accumulate``: clip, step, average
+
+It knows ``Update`` and no method. On several processes the gradients are averaged just before they are applied, rather
+than by wrapping modules, because methods call parts of modules, several of them, any number of times. State is saved
+only between whole steps, and what a step draws at random depends on its number alone (``Dice``), so a resumed run is the
+uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from limner.config import MethodConfig
+from limner.errors import RunError, TrainingError
+from limner.methods.base import Method
+from limner.train import checkpoint, progress
+from limner.train.log import Log
+from limner.train.optim import Learner
+from limner.types import Batch, Update
+
+# On an accelerator, reading a loss waits for the device: do it once in so many steps. On a CPU it costs nothing.
+STEPS_BETWEEN_READS = 10
+
+
+class Trainer:
+    """Trains a method in a run folder; the same call again goes on from the last checkpoint.
+
+    Args:
+        method: what to lower.
+        config: of the run.
+        folder: of the run.
+        batches: (first step, last step) -> its micro-batches in order, ``accumulate`` a step.
+        score: called with the averaged weights in place; its ``score`` (higher is better) chooses the best checkpoint.
+        sample: called with the averaged weights in place and the number of steps done; writes a grid of pictures.
+        accelerator: device, precision, processes, trackers.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        config: MethodConfig,
+        folder: Path,
+        batches: Callable[[int, int], Iterator[Batch]],
+        score: Callable[[], dict[str, float]],
+        sample: Callable[[int], None],
+        accelerator: Accelerator,
+    ) -> None:
+        self.method, self.config, self.accelerator = method, config, accelerator
+        self.batches, self.score, self.sample = batches, score, sample
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        learns = method.learns()
+        self.learners = {name: Learner(learns[name], method.learning_rate(name), config) for name in learns}
+        self.step = 0
+        self.best: dict[str, float] | None = None
+        self._stop_asked = False
+        self._unread: list[tuple[int, dict[str, Tensor | float]]] = []
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; names the step and the last good checkpoint.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after saving.
+        """
+        self.resume()
+        self._log = Log(self.folder / "log.jsonl", self.step) if self.accelerator.is_main_process else None
+        pictures = self.config.batch_size * self.config.accumulate * self.accelerator.num_processes
+        shown = self.accelerator.is_main_process
+        with progress.bar("training", self.config.steps, self.step, pictures, shown) as advance:
+            with progress.on_stop(self._ask_to_stop):
+                self._loop(advance)
+
+    def _loop(self, advance: Callable[[int], None]) -> None:
+        if self.step == 0:
+            self._on_main(lambda: self.sample(0))
+        micro_batches = self.batches(self.step, self.config.steps)
+        read_every = 1 if self.accelerator.device.type == "cpu" else STEPS_BETWEEN_READS
+        while self.step < self.config.steps:
+            if self.step in self.method.hand_over_at:
+                for learner in self.learners.values():
+                    learner.ema.hand_over()
+                    learner.restart()
+            self._one_step(micro_batches)
+            self.step += 1
+            advance(self.step)
+            score, look, save = map(
+                self._due, (self.config.evaluate_every, self.config.sample_every, self.config.save_every)
+            )
+            if not (score or look or save or self.step % read_every == 0):
+                continue
+            self._read()
+            stop = self._anyone(self._stop_asked)
+            if look:
+                self._on_main(lambda: self.sample(self.step))
+            if score:
+                self._on_main(self._score)
+            if save or score or stop:
+                self.save()
+            if stop and self.step < self.config.steps:
+                raise KeyboardInterrupt
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _one_step(self, micro_batches: Iterator[Batch]) -> None:
+        # Methods draw from batch.dice; this covers what a library draws on its own (a dropout inside a network).
+        torch.manual_seed((self.config.seed << 32) + (self.step << 8) + self.accelerator.process_index)
+        start = time.monotonic()
+        row: dict[str, Tensor | float] = {}
+        for _ in range(self.config.accumulate):
+            updates = self.method.step(next(micro_batches))
+            while (update := self._next(updates)) is not None:
+                self._backward(update, row)
+        waiting = [name for name, learner in self.learners.items() if learner.num_pending]
+        if waiting:
+            raise RunError(
+                f"step {self.step + 1} left updates of {', '.join(waiting)} half accumulated.",
+                "a method must yield each name a multiple of 'accumulate' times in a step",
+            )
+        row["seconds"] = time.monotonic() - start
+        self._unread.append((self.step + 1, row))
+
+    def _next(self, updates: Iterator[Update]) -> Update | None:
+        with self.accelerator.autocast():
+            return next(updates, None)
+
+    def _backward(self, update: Update, row: dict[str, Tensor | float]) -> None:
+        learners = [self.learners[name] for name in update.names]
+        weights = [weight for learner in learners for weight in learner.weights]
+        self.accelerator.backward(update.loss / self.config.accumulate, inputs=weights)
+        label = "loss/" + "+".join(update.names)
+        row[label] = row.get(label, 0.0) + update.loss.detach() / self.config.accumulate
+        row.update(update.log)
+        for name, learner in zip(update.names, learners, strict=True):
+            learner.num_pending += 1
+            if learner.num_pending == self.config.accumulate:
+                learner.num_pending = 0
+                self._average_gradients(learner)
+                row[f"learning_rate/{name}"] = learner.rate(self.step)
+                row[f"gradient_norm/{name}"] = learner.apply(self.step)
+
+    def _average_gradients(self, learner: Learner) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in learner.weights]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.accelerator.num_processes
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for weight, part in zip(learner.weights, parts, strict=True):
+            weight.grad = part.view_as(weight)
+
+    def _read(self) -> None:
+        """Bring the numbers of the last steps to the log, and stop if one is not finite."""
+        rows = [(step, {key: float(value) for key, value in row.items()}) for step, row in self._unread]
+        self._unread = []
+        for step, row in rows:
+            bad = [key for key, value in row.items() if not math.isfinite(value)]
+            if bad:
+                good = checkpoint.all_of(self.checkpoints)
+                kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint had been written yet"
+                raise TrainingError(
+                    f"{bad[0]} is not finite at step {step}; {kept}.",
+                    "lower learning_rate, or look for a damaged picture; the same command goes on from there",
+                )
+            self._write_log(step, row)
+
+    def _write_log(self, step: int, row: dict[str, float]) -> None:
+        if self._log is not None:
+            self._log.write(step, row)
+            self.accelerator.log(row, step=step)
+
+    def _ask_to_stop(self) -> None:
+        self._stop_asked = True
+
+    def _anyone(self, asked: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return asked
+        flag = torch.tensor(int(asked), device=self.accelerator.device)
+        torch.distributed.all_reduce(flag)
+        return bool(flag)
+
+    def _on_main(self, look: Callable[[], None]) -> None:
+        """Call it on the main process with the averaged weights in place; the others wait."""
+        if self.accelerator.is_main_process:
+            with torch.no_grad(), ExitStack() as averaged:
+                for learner in self.learners.values():
+                    averaged.enter_context(learner.ema.swapped())
+                look()
+        self.accelerator.wait_for_everyone()
+
+    def _score(self) -> None:
+        scores = self.score()
+        if self.best is None or scores["score"] > self.best["score"]:
+            self.best = {"step": self.step, "score": scores["score"]}
+        self._write_log(self.step, {f"validation/{key}": value for key, value in scores.items()})
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, and drop those no longer kept.
+
+        Raises:
+            RunError: the disk is full or the folder cannot be written; the checkpoint before it is whole.
+        """
+        if self.accelerator.is_main_process:
+            tensors = {name: learner.tensors() for name, learner in self.learners.items()}
+            files = {file: {name: own[file] for name, own in tensors.items()} for file in checkpoint.FILES}
+            counters = {name: learner.counters() for name, learner in self.learners.items()}
+            try:
+                checkpoint.write(self.checkpoints, self.step, files, {"best": self.best, "learners": counters})
+            except OSError as error:
+                raise RunError(f"{self.checkpoints} cannot be written: {error}.", "free some disk, then go on") from error
+            checkpoint.prune(self.checkpoints, self.config.keep, int(self.best["step"]) if self.best else None)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Take up the last checkpoint, if there is one."""
+        done = checkpoint.all_of(self.checkpoints)
+        if not done:
+            return
+        files, state = checkpoint.read(done[-1])
+        self.step, self.best = state["step"], state["best"]
+        for name, learner in self.learners.items():
+            learner.restore({file: some.get(name, {}) for file, some in files.items()}, state["learners"][name])

@@ -1,0 +1,150 @@
+"""The containers that flow through limner: plain dataclasses, no behaviour beyond their shape.
+
+Shape legend, used as a suffix of tensor names throughout:
+    B pictures in a batch   C channels   H, W rows and columns   L tokens   D width of a token or a feature
+Pictures are float in [-1, 1] unless a name says uint8. Time t is in [0, 1]: 0 is data, 1 is noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One record of a data set: where its picture lies and what is said of it.
+
+    ``image`` and ``source`` are files, on disk or inside a zip. ``source`` is the other half of a pair (a sketch, a
+    mask). ``split`` is 'train', 'validation' or 'test'.
+    """
+
+    key: str
+    caption: str
+    image: Traversable
+    source: Traversable | None = None
+    split: str = "train"
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What the denoiser is told about the picture; parts that a prior or a method does not use are None.
+
+    tokens_BLD: the sequence that cross attention reads. pooled_BD: one vector a picture. channels_BCHW: planes on the
+    latent grid, put beside x_t on the input channels.
+    """
+
+    tokens_BLD: Tensor
+    pooled_BD: Tensor | None = None
+    channels_BCHW: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens_BLD)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
+        """The same condition with ``change`` applied to each part that is there."""
+        return Cond(*(None if part is None else change(part) for part in self.parts()))  # type: ignore[arg-type]
+
+    def parts(self) -> tuple[Tensor | None, ...]:
+        return self.tokens_BLD, self.pooled_BD, self.channels_BCHW
+
+    def repeat(self, num: int) -> Cond:
+        """Each row ``num`` times in succession: B -> B * num."""
+        return self.map(lambda part: part.repeat_interleave(num, dim=0))
+
+    def expand(self, num: int) -> Cond:
+        """A condition of one row, seen as ``num`` rows without a copy."""
+        return self.map(lambda part: part.expand(num, *part.shape[1:]))
+
+    def where(self, keep_B: Tensor, other: Cond) -> Cond:
+        """Rows of this condition where ``keep_B`` is true, rows of ``other`` elsewhere."""
+
+        def choose(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            if mine is None or theirs is None:
+                return mine
+            return torch.where(keep_B.view(-1, *[1] * (mine.ndim - 1)), mine, theirs)
+
+        return Cond(*(choose(*pair) for pair in zip(self.parts(), other.parts(), strict=True)))  # type: ignore[arg-type]
+
+    def with_channels(self, channels_BCHW: Tensor) -> Cond:
+        return replace(self, channels_BCHW=channels_BCHW)
+
+    @staticmethod
+    def cat(conds: Sequence[Cond]) -> Cond:
+        """Conditions one below the other along B; all must have the same parts and the same number of tokens."""
+        columns = zip(*(cond.parts() for cond in conds), strict=True)
+        return Cond(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+class Dice:
+    """Random numbers that belong to a place in the run, not to a process.
+
+    Picture ``index`` of step ``step`` always draws the same numbers: on one machine or eight, in one batch or
+    accumulated from four, in the first run or in a resumed one. That is what makes resume and data-parallel training
+    exact without saving any generator's state.
+    """
+
+    def __init__(self, seed: int, step: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = device
+        self.generators = [torch.Generator().manual_seed(_mix(seed, step, index)) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers of shape (B, *shape)."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def uniform(self) -> Tensor:
+        """One number in [0, 1) a picture, shape (B,)."""
+        return torch.stack([torch.rand((), generator=g) for g in self.generators]).to(self.device)
+
+
+def _mix(*parts: int) -> int:
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method sees of the data in one micro-step.
+
+    mean_BCHW, std_BCHW: the picture's latent distribution as the prior's encoder gave it (cached). text: the caption,
+    embedded (cached). condition_BCHW: the paired or computed condition picture in [-1, 1], at the method's
+    ``condition_px``. step: whole optimiser steps done so far. dice: the only source of randomness a method may use.
+    """
+
+    step: int
+    keys: list[str]
+    captions: list[str]
+    mean_BCHW: Tensor
+    std_BCHW: Tensor
+    text: Cond
+    condition_BCHW: Tensor | None
+    dice: Dice
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One thing to lower: ``loss`` (a scalar with a graph), by the weights that ``what`` names, and numbers to log.
+
+    ``what`` is a name, or several, of ``Method.learns()``; the gradient reaches those weights and no others.
+    """
+
+    what: str | tuple[str, ...]
+    loss: Tensor
+    log: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.what,) if isinstance(self.what, str) else self.what
