@@ -10,6 +10,7 @@ The verbs of the command line are functions here::
 They are loaded on first use: ``import limner`` itself needs no torch.
 """
 
+import importlib
 import sys
 from types import ModuleType
 from typing import Any
@@ -29,9 +30,7 @@ class _Limner(ModuleType):
 
 def _verb(name: str) -> property:
     def get(package: ModuleType) -> Any:
-        from limner import run
-
-        return getattr(run, name)
+        return getattr(importlib.import_module("limner.run"), name)
 
     def ignore(package: ModuleType, subpackage: Any) -> None:
         """The import system offers the subpackage of the same name."""

@@ -125,9 +125,10 @@ def train(ctx: click.Context, words: tuple[str, ...]) -> None:
     positional, given = flags.parse(["--help" if word == "-h" else word for word in words])
     wants_help, dry_run = given.pop("help", False), given.pop("dry_run", False)
     file = given.pop("config", None)
+    positional += [given.pop("method")] if isinstance(given.get("method"), str) else []
     if len(positional) > 1:
         raise ConfigError(f"one method at a time, not also '{positional[1]}'.", "options are written --name value")
-    method = positional[0] if positional else _method_of(given, file)
+    method = positional[0] if positional else _method_in(file)
     if wants_help:
         show.fields(method, find.load("method", method).Config) if method else click.echo(ctx.get_help())
         return
@@ -145,14 +146,13 @@ def train(ctx: click.Context, words: tuple[str, ...]) -> None:
         run.train(config)
 
 
-def _method_of(given: flags.Flags, file: str | bool | None) -> str | None:
-    """The method where none stands in front: ``--method``, else the file's."""
-    method = given.get("method")
-    if method is None and isinstance(file, str):
-        from limner.config import read_yaml
+def _method_in(file: str | bool | None) -> str | None:
+    """The method that a configuration file names, if it does."""
+    if not isinstance(file, str):
+        return None
+    from limner.config import read_yaml
 
-        method = read_yaml(Path(file)).get("method")
-    return method if isinstance(method, str) else None
+    return read_yaml(Path(file)).get("method")
 
 
 @app.command()
