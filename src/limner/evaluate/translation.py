@@ -1,0 +1,112 @@
+"""The score of an image-to-image model: does it keep the sketch, and do its pictures look like the real ones?
+
+    edge_f1, faithfulness, iou    keep the sketch    (metrics.edges, metrics.silhouette; 128 px)
+    kid, frechet                  look real          (over an Embedder; each concept's first sample against the truth)
+    diversity                     do not collapse    (between the samples of one sketch)
+
+``reference`` gives the ends of the scale, measured on the same pictures: ceiling (the true picture of the sketch),
+chance (the true picture of another sketch), floors (real against real). Faithfulness is edge F1 on that scale: 0 is
+chance, 1 is as good as the truth, and a model that copies the lines more closely than the truth does may exceed 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from limner.errors import DataError
+from limner.evaluate.features import Embedder
+from limner.evaluate.metrics import edges, interval, kid, silhouette
+from limner.evaluate.metrics.diversity import diversity
+from limner.evaluate.metrics.frechet import frechet
+
+
+def score(
+    sketch_uint8_NCHW: Tensor, truth_uint8_NCHW: Tensor, samples_uint8_NKCHW: Tensor, embed: Embedder, seed: int = 0
+) -> dict[str, Any]:
+    """What the K samples of each of N sketches are worth; pure: the same pictures and seed give the same numbers.
+
+    Sizes may differ between the three sets. Intervals are 95 % bootstrap intervals over concepts. ``diversity`` is None
+    where K is 1.
+
+    Raises:
+        DataError: fewer than four concepts, or sets of different length.
+    """
+    _check(sketch_uint8_NCHW, truth_uint8_NCHW, samples_uint8_NKCHW)
+    num, each = samples_uint8_NKCHW.shape[:2]
+    samples = samples_uint8_NKCHW.flatten(0, 1)
+    lines, shape = _of_sketch(sketch_uint8_NCHW)
+    f1_N = edges.edge_f1(edges.picture_edges(samples), lines.repeat_interleave(each, 0)).view(num, each).mean(1)
+    overlap = silhouette.iou(silhouette.picture_silhouette(samples), shape.repeat_interleave(each, 0))
+    real, made = embed(truth_uint8_NCHW), embed(samples).view(num, each, -1)
+    scale = _edge_scale(truth_uint8_NCHW, lines)
+    return {
+        "edge_f1": float(f1_N.mean()),
+        "edge_f1_interval": interval.interval(f1_N, seed),
+        "faithfulness": (float(f1_N.mean()) - scale.chance) / (scale.ceiling - scale.chance),
+        "iou": float(overlap.mean()),
+        "kid": kid.kid(made[:, 0], real),
+        "kid_interval": kid.interval(made[:, 0], real, seed),
+        "frechet": frechet(made[:, 0], real),
+        "diversity": float(diversity(made).mean()) if each > 1 else None,
+        "num_concepts": num,
+        "num_samples": each,
+        "embedder": embed.name,
+    }
+
+
+def reference(sketch_uint8_NCHW: Tensor, truth_uint8_NCHW: Tensor, embed: Embedder) -> dict[str, Any]:
+    """The ends of the scale. ``ceiling`` and ``chance`` are edge F1; chance is over all N (N - 1) wrong pairs.
+
+    The floors compare the even with the odd pictures, N / 2 each. KID is unbiased, so its floor is a fair zero; the
+    Frechet distance of N / 2 pictures is larger than that of N, so its floor is too high for a score over all N.
+
+    Raises:
+        DataError: fewer than four concepts, or sets of different length.
+    """
+    _check(sketch_uint8_NCHW, truth_uint8_NCHW)
+    lines, shape = _of_sketch(sketch_uint8_NCHW)
+    edge = _edge_scale(truth_uint8_NCHW, lines)
+    overlap = _scale(silhouette.iou_matrix(silhouette.picture_silhouette(truth_uint8_NCHW), shape))
+    real = embed(truth_uint8_NCHW)
+    even, odd = real[0::2], real[1::2]
+    return {
+        "ceiling": edge.ceiling,
+        "chance": edge.chance,
+        "iou_ceiling": overlap.ceiling,
+        "iou_chance": overlap.chance,
+        "kid_floor": kid.kid(even, odd),
+        "kid_floor_interval": kid.interval(even, odd),
+        "frechet_floor": frechet(even, odd),
+        "embedder": embed.name,
+    }
+
+
+@dataclass(frozen=True)
+class _Scale:
+    ceiling: float
+    chance: float
+
+
+def _scale(matrix_NN: Tensor) -> _Scale:
+    """Mean of the diagonal (own sketch) and of all the rest (another's)."""
+    own, num = matrix_NN.diagonal().sum(), len(matrix_NN)
+    return _Scale(float(own / num), float((matrix_NN.sum() - own) / (num * (num - 1))))
+
+
+def _edge_scale(truth_uint8_NCHW: Tensor, lines_NHW: Tensor) -> _Scale:
+    return _scale(edges.edge_f1_matrix(edges.picture_edges(truth_uint8_NCHW), lines_NHW))
+
+
+def _of_sketch(sketch_uint8_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    return edges.sketch_lines(sketch_uint8_NCHW), silhouette.sketch_silhouette(sketch_uint8_NCHW)
+
+
+def _check(*sets: Tensor) -> None:
+    lengths = [len(one) for one in sets]
+    if len(set(lengths)) > 1:
+        raise DataError(f"sketches, true pictures and samples differ in number: {lengths}.", "pair them one to one")
+    if lengths[0] < 4:
+        raise DataError(f"{lengths[0]} concepts are too few to score.", "give at least 4, better 100")
