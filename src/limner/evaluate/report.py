@@ -1,0 +1,180 @@
+"""The evidence of a run, in three files: report.json (numbers), contact_sheet.png, report.html (both, and the curves).
+
+The page is one file that needs nothing else: pictures, drawings and style are inside. Every number in its table is an
+element ``<data value=...>`` that holds the same digits as report.json.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from limner.evaluate import chart
+from limner.sampling.images import contact_sheet, save_png
+
+# Metric: its title, and the report's keys (or numbers) for what chance and the truth reach.
+METRICS: dict[str, tuple[str, str | float, str | float]] = {
+    "faithfulness": ("faithfulness <small>0 chance, 1 truth</small>", 0.0, 1.0),
+    "edge_f1": ("edge F1 <small>higher is better</small>", "chance", "ceiling"),
+    "iou": ("silhouette IoU <small>higher is better</small>", "iou_chance", "iou_ceiling"),
+    "kid": ("KID <small>lower is better</small>", "", "kid_floor"),
+    "frechet": ("Frechet distance <small>lower is better</small>", "", "frechet_floor"),
+    "diversity": ("diversity <small>0: all samples alike</small>", "", ""),
+}
+UNITS = {"seconds": "s", "kwh": "kWh", "peak_mb": "MB"}
+LEVELS = {key for _, *keys in METRICS.values() for key in keys}
+
+Picture = Image.Image | np.ndarray
+Row = tuple[str, Picture, Sequence[Picture], Picture]
+"""(title, sketch, samples, truth); arrays are uint8, (H, W, 3)."""
+
+
+def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Sequence[Mapping[str, Any]]) -> None:
+    """Write the three files into ``folder``, each atomically.
+
+    Args:
+        report: ``arms`` (name -> the dict of ``translation.score``), ``chance`` and ``ceiling`` (edge F1), and what
+            else ``translation.reference`` gives; every other plain value at the top (method, steps, seconds, kwh,
+            peak_mb) is shown as a fact. Numbers that are not finite become null.
+        rows: the pictures to show, in order; all with the same number of samples.
+        log: the rows of log.jsonl; ``loss/...`` and ``validation/score`` are drawn.
+    """
+    report = _finite(report)
+    pictures = [[_pil(one) for one in (sketch, *samples, truth)] for _, sketch, samples, truth in rows]
+    titles = ["sketch", *(f"sample {i + 1}" for i in range(len(rows[0][2]))), "truth"] if rows else []
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if rows:
+        save_png(contact_sheet(pictures, titles), folder / "contact_sheet.png", _facts(report))
+    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    filled = page.substitute(
+        title=html.escape(_title(report)),
+        facts=_facts_html(report),
+        scale=chart.scale(report["arms"], report["chance"], report["ceiling"]),
+        table=_table(report),
+        caption=html.escape(_caption(report, len(rows))),
+        pictures=_pictures_html([row[0] for row in rows], titles, pictures),
+        columns=max(1, len(titles)),
+        curves=_curves(log),
+    )
+    _write_text(folder / "report.html", filled)
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    said = [str(report[key]) for key in ("method", "prior", "data") if key in report]
+    return "limner: " + (" / ".join(said) or "report")
+
+
+def _facts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values at the top of the report, less those that the table shows."""
+    return {
+        key: value
+        for key, value in report.items()
+        if isinstance(value, str | int | float) and key not in LEVELS and not isinstance(value, bool)
+    }
+
+
+def _facts_html(report: Mapping[str, Any]) -> str:
+    parts = []
+    for key, value in _facts(report).items():
+        name = html.escape(key.removesuffix("_mb").replace("_", " "))
+        text = _number(value) if isinstance(value, float) else html.escape(str(value))
+        parts.append(f"<div><dt>{name}</dt><dd>{text} {UNITS.get(key, '')}</dd></div>")
+    return "".join(parts)
+
+
+def _table(report: Mapping[str, Any]) -> str:
+    """Metrics down, arms across, then what chance and the truth reach."""
+    arms = report["arms"]
+    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ["", *arms, "chance", "truth"])
+    lines = [f"<tr>{heads}</tr>"]
+    for metric, (title, *levels) in METRICS.items():
+        if all(arm.get(metric) is None for arm in arms.values()):
+            continue
+        cells = [_cell(arm.get(metric), arm.get(f"{metric}_interval")) for arm in arms.values()]
+        cells += [_cell(report.get(level) if isinstance(level, str) else level) for level in levels]
+        lines.append(f'<tr><th scope="row">{title}</th>{"".join(cells)}</tr>')
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "<td></td>"
+    ends = f"<small>{_number(interval[0])} to {_number(interval[1])}</small>" if interval else ""
+    return f"<td>{_number(value)}{ends}</td>"
+
+
+def _number(value: float) -> str:
+    """A number for the eye (three digits), with all its digits for a program."""
+    size = abs(value)
+    text = f"{value:,.0f}" if size >= 100 else f"{value:.3f}" if 0.1 <= size < 10 or size == 0 else f"{value:.3g}"
+    return f'<data value="{value!r}">{text}</data>'
+
+
+def _caption(report: Mapping[str, Any], num_rows: int) -> str:
+    """What the numbers do and do not say."""
+    arm = next(iter(report["arms"].values()))
+    said = []
+    if "num_concepts" in arm:
+        said.append(
+            f"{arm['num_concepts']} held-out sketches, {arm['num_samples']} samples each; {num_rows} are shown."
+        )
+    said.append("Small figures are 95 % bootstrap intervals over pictures: they do not cover other training seeds.")
+    said.append("Chance is the true picture of another sketch; truth is the true picture of the sketch itself.")
+    if "embedder" in arm:
+        said.append(f"KID and Frechet distance use the embedder '{arm['embedder']}': not comparable with Inception's.")
+    if "frechet_floor" in report:
+        said.append("Their value for the truth is real against real, half the pictures each, so Frechet looks larger.")
+    return " ".join(said)
+
+
+def _pictures_html(names: Sequence[str], titles: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> str:
+    heads = "".join(f"<span>{title}</span>" for title in titles)
+    parts = [f'<div class="row heads"><div>{heads}</div></div>'] if titles else []
+    for name, row in zip(names, pictures, strict=True):
+        name = html.escape(name)
+        shown = "".join(
+            f'<img src="{_data_url(one)}" alt="{title}: {name}">' for title, one in zip(titles, row, strict=True)
+        )
+        parts.append(f'<figure class="row"><div>{shown}</div><figcaption>{name}</figcaption></figure>')
+    return "\n".join(parts)
+
+
+def _curves(log: Sequence[Mapping[str, Any]]) -> str:
+    names = dict.fromkeys(key for row in log for key in row if key.startswith("loss/") or key == "validation/score")
+    drawn = [chart.curve(name, [(row["step"], row[name]) for row in log if name in row]) for name in names]
+    return "\n".join(drawn) or "<p>No training log.</p>"
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _pil(picture: Picture) -> Image.Image:
+    return (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).convert("RGB")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _write_text(file: Path, text: str) -> None:
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
