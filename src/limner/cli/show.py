@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from limner.errors import ConfigError, LimnerError
@@ -13,14 +13,14 @@ from limner.errors import ConfigError, LimnerError
 if TYPE_CHECKING:
     from limner.config import MethodConfig
 
-# Of a report's numbers: what the reader should call them, and which way is better.
-METRICS = {
-    "faithfulness": "faithfulness, higher is better (0 = chance, 1 = ceiling)",
-    "edge_f1": "edge F1, higher",
-    "iou": "silhouette IoU, higher",
-    "kid": "KID, lower",
-    "frechet": "Frechet distance, lower",
-    "diversity": "diversity, higher",
+# Of a report's numbers: the reader's name for each, and where it keeps what chance and the truth itself reach.
+METRICS: dict[str, tuple[str, str | float, str | float]] = {
+    "faithfulness": ("faithfulness (higher is better)", 0.0, 1.0),
+    "edge_f1": ("edge F1 (higher)", "chance", "ceiling"),
+    "iou": ("silhouette IoU (higher)", "iou_chance", "iou_ceiling"),
+    "kid": ("KID (lower)", "", "kid_floor"),
+    "frechet": ("Frechet distance (lower)", "", "frechet_floor"),
+    "diversity": ("diversity (higher)", "", ""),
 }
 
 
@@ -78,7 +78,7 @@ def _plain(value: Any) -> str:
 
 
 def report(report: Mapping[str, Any]) -> None:
-    """A report's arms side by side, with the level that chance reaches and the ceiling that truth reaches."""
+    """A report's arms side by side, with what chance reaches and what the truth itself does (ceiling, floor)."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -86,28 +86,20 @@ def report(report: Mapping[str, Any]) -> None:
     arms: Mapping[str, Mapping[str, Any]] = report["arms"]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for arm in [*arms, "chance", "ceiling"]:
-        table.add_column(arm, justify="right")
-    for metric, title in METRICS.items():
-        if any(metric in arm for arm in arms.values()):
+    for title in [*arms, "chance", "ceiling/floor"]:
+        table.add_column(title, justify="right")
+    for metric, (title, chance, best) in METRICS.items():
+        if any(arm.get(metric) is not None for arm in arms.values()):
             cells = [_number(arm.get(metric), arm.get(f"{metric}_interval")) for arm in arms.values()]
-            table.add_row(title, *cells, *(_number(_level(report, level, metric)) for level in ("chance", "ceiling")))
+            levels = [report.get(level) if isinstance(level, str) else level for level in (chance, best)]
+            table.add_row(title, *cells, *map(_number, levels))
     console = Console()
     console.print(table)
-    for key, unit in (("seconds", "s"), ("kwh", "kWh"), ("peak_mb", "MB")):
-        if report.get(key) is not None:
-            console.print(f"{key.removesuffix('_mb')}: {report[key]:.4g} {unit}", highlight=False)
+    costs = (("seconds", "s"), ("kwh", "kWh"), ("peak_mb", "MB at most"))
+    print(", ".join(f"{report[key]:.4g} {unit}" for key, unit in costs if report.get(key) is not None))
 
 
-def _level(report: Mapping[str, Any], level: str, metric: str) -> Any:
-    """Chance or ceiling of a metric; a plain number is the edge F1's."""
-    value = report.get(level)
-    if isinstance(value, Mapping):
-        return value.get(metric)
-    return value if metric == "edge_f1" else None
-
-
-def _number(value: Any, interval: Any = None) -> str:
+def _number(value: float | None, interval: Sequence[float] | None = None) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

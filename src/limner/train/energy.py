@@ -19,11 +19,11 @@ COUNTRY = "USA"
 @contextmanager
 def metered(file: Path, what: str) -> Iterator[None]:
     """Append a row {what, seconds, kwh, kg_co2e, country} to ``file`` when the block ends, however it ends."""
-    logging.getLogger("codecarbon").setLevel(logging.ERROR)
+    logging.getLogger("codecarbon").disabled = True  # it sets its own level, and talks to the terminal
     from codecarbon import OfflineEmissionsTracker
 
     tracker = OfflineEmissionsTracker(
-        country_iso_code=COUNTRY, save_to_file=False, log_level="error", allow_multiple_runs=True
+        country_iso_code=COUNTRY, output_methods=[], log_level="error", allow_multiple_runs=True
     )
     tracker.start()
     start = time.monotonic()

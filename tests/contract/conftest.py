@@ -1,0 +1,15 @@
+"""The energy meter takes two seconds to start; here it is left out. The command line's tests run with it."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+
+from limner import run
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_meter() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "metered", lambda file, what: nullcontext())
+        yield
