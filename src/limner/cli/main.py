@@ -21,9 +21,8 @@ from limner import __version__, find
 from limner.cli import flags, show
 from limner.errors import ConfigError, LimnerError, did_you_mean
 
-# What a stranger's first run should not be covered with: third parties' progress bars and advice. Who wants them sets these.
+# What a stranger's first run should not be covered with: third parties' progress bars and advice, all of it optional.
 QUIET = {
-    "CODECARBON_LOG_LEVEL": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
