@@ -36,7 +36,9 @@ class MethodConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 keeps the live ones")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass; weights stay fp32")
-    adapter: Literal["full", "lora"] = Field("full", description="what of the network learns: all, or a low-rank addition")
+    adapter: Literal["full", "lora"] = Field(
+        "full", description="what of the network learns: all, or a low-rank addition"
+    )
     rank: int = Field(16, ge=1, description="of the adapter")
     alpha: float | None = Field(None, gt=0, description="adapter scale times rank; default: the rank")
     from_scratch: bool = Field(False, description="start from random weights instead of the prior's (for comparison)")
@@ -87,7 +89,9 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
             raise ConfigError(first["msg"].removeprefix("Value error, ") + ".", "change one of the two") from None
         description = kind.model_fields[name].description or ""
         given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
-        raise ConfigError(f"option '{name}'{where}: {first['msg'].lower()}{given}.", f"{name} is {description}") from None
+        raise ConfigError(
+            f"option '{name}'{where}: {first['msg'].lower()}{given}.", f"{name} is {description}"
+        ) from None
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -5,11 +5,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from limner import run
-
 
 @pytest.fixture(autouse=True, scope="session")
 def no_meter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "metered", lambda file, what: nullcontext())
+        patch.setattr("limner.run.training.metered", lambda file, what: nullcontext())
         yield

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny import PATHS, pairs_folder, prior_folder
 
 from limner import find, run
@@ -15,6 +16,7 @@ from limner.config import MethodConfig
 from limner.errors import LimnerError
 from limner.train import checkpoint
 from limner.train.log import read as read_log
+from limner.train.trainer import Trainer
 
 HERE = Path(__file__).parent
 OWN = sorted(str(path) for path in (HERE / "methods").glob("*.py"))
@@ -70,20 +72,20 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 def test_trains_resumes_bit_for_bit_and_samples(ground: Path, tmp_path: Path, method: str, path: str) -> None:
     whole = run.train(configure(ground, tmp_path / "whole", method, path))
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     # Cut after two of four steps: the run's own third step never begins.
-    original = run.Trainer._one_step
+    original = Trainer._one_step
 
-    def cut(self: run.Trainer, batches: Any) -> None:
+    def cut(self: Trainer, batches: Any) -> None:
         if self.step == 2:
-            raise Enough
+            raise EnoughError
         original(self, batches)
 
     config = configure(ground, tmp_path / "halves", method, path)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
-        patch.setattr(run.Trainer, "_one_step", cut)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EnoughError):
+        patch.setattr(Trainer, "_one_step", cut)
         run.train(config)
     assert checkpoint.all_of(tmp_path / "halves" / "checkpoints")[-1].name == "step-000002"
     halves = run.train(config)
@@ -131,9 +133,11 @@ def test_lora_leaves_the_prior_alone(ground: Path, tmp_path: Path, method: str) 
     job, _ = run.open_run(folder, torch.device("cpu"))
     prior = run.load_prior(str(ground / "eps"))
     own = {name.replace(".base_layer", ""): value for name, value in job.method.prior.network.state_dict().items()}
-    changed = {
-        name for name, value in prior.network.state_dict().items() if not torch.equal(own[name], value)
-    } if method != "concat" else set()
+    changed = (
+        {name for name, value in prior.network.state_dict().items() if not torch.equal(own[name], value)}
+        if method != "concat"
+        else set()
+    )
     assert not changed
     learned = checkpoint.read(folder / "checkpoints" / "step-000004")[0]["weights"]["network"]
     assert all("lora" in name or name.startswith("conv_in") for name in learned)
@@ -167,7 +171,9 @@ def test_every_prior_that_is_found_keeps_the_contract() -> None:
         out = prior.predict(noise, torch.tensor([0.5, 1.0]), cond)
         assert out.shape == noise.shape
         prior.widen_input(3)
-        same_out = prior.predict(noise, torch.tensor([0.5, 1.0]), cond.with_channels(torch.randn(2, 3, *noise.shape[2:])))
+        same_out = prior.predict(
+            noise, torch.tensor([0.5, 1.0]), cond.with_channels(torch.randn(2, 3, *noise.shape[2:]))
+        )
         torch.testing.assert_close(out, same_out)
 
 
@@ -179,14 +185,66 @@ def test_another_configuration_is_refused_in_the_same_folder(ground: Path, tmp_p
 
 def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(ground: Path, tmp_path: Path) -> None:
     config = configure(ground, tmp_path / "run", "finetune", "v", steps=6)
-    original = run.Trainer._backward
+    original = Trainer._backward
 
-    def poison(self: run.Trainer, update: Any, row: Any) -> None:
+    def poison(self: Trainer, update: Any, row: Any) -> None:
         if self.step == 4:
             update = type(update)(update.what, update.loss * float("nan"))
         original(self, update, row)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(LimnerError, match=r"step 5; .*step-000004"):
-        patch.setattr(run.Trainer, "_backward", poison)
+        patch.setattr(Trainer, "_backward", poison)
         run.train(config)
     assert run.open_run(tmp_path / "run", torch.device("cpu"))[1] == 4
+
+
+def test_bad_data_is_refused_before_training(ground: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "disc.png").write_bytes((ground / "data" / "target" / "disc00.png").read_bytes())
+    with pytest.raises(LimnerError, match=r"disc\.png has no source picture"):
+        run.train(configure(ground, tmp_path / "a", "concat", "v", data=str(alone)))
+    with pytest.raises(LimnerError, match=r"disc\.png has no caption"):
+        run.train(configure(ground, tmp_path / "b", "finetune", "v", data=str(alone)))
+    run.train(configure(ground, tmp_path / "c", "concat", "v", data=str(alone), condition="edges"))
+
+
+def test_a_run_is_judged_and_drawn_from(ground: Path, tmp_path: Path) -> None:
+    for method in ("concat", "finetune"):
+        folder = run.train(
+            configure(ground, tmp_path / method, method, "v", data=str(_marked(ground, tmp_path / f"{method}-data")))
+        )
+        report = run.evaluate(folder)
+        assert report == json.loads((folder / "report.json").read_text())
+        assert report["arms"].keys() == {"prior", "before"}
+        wanted = {"kid", "kid_interval", "frechet", "diversity"}
+        wanted |= {"edge_f1", "iou", "faithfulness"} if method == "concat" else set()
+        assert wanted <= report["arms"]["prior"].keys()
+        assert {"seconds", "kwh", "peak_mb"} <= report.keys()
+        sketch = ground / "data" / "source" / "disc00.png"
+        files = run.sample(
+            folder, prompts=["disc"], inputs=[sketch] if method == "concat" else [], num_images=2, steps=2
+        )
+        assert len(files) == 2
+        again = run.sample(
+            folder, prompts=["disc"], inputs=[sketch] if method == "concat" else [], num_images=2, steps=2,
+            out=tmp_path / "again" / method,
+        )  # fmt: skip
+        assert [file.read_bytes() for file in files] != []
+        assert [Image.open(a).tobytes() for a in files] == [Image.open(b).tobytes() for b in again]
+
+
+def _marked(ground: Path, folder: Path) -> Path:
+    """The discs with a metadata file that keeps four of them for the test."""
+    folder.mkdir()
+    rows = []
+    for i in range(12):
+        for half in ("source", "target"):
+            name = f"{half}-{i}.png"
+            (folder / name).write_bytes((ground / "data" / half / f"disc{i:02d}.png").read_bytes())
+        split = "test" if i < 4 else "train"
+        rows.append(
+            {"file_name": f"target-{i}.png", "source": f"source-{i}.png", "caption": f"disc {i}", "split": split}
+        )
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder

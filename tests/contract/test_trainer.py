@@ -86,7 +86,9 @@ def test_one_batch_of_eight_equals_four_accumulated_batches_of_two(ground: Path,
         torch.testing.assert_close(tensor, weights(four, 4)[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("method", ["piti", *(str(HERE / "methods" / f"{name}.py") for name in ("policy_gradient", "reward_gradient"))])
+@pytest.mark.parametrize(
+    "method", ["piti", *(str(HERE / "methods" / f"{name}.py") for name in ("policy_gradient", "reward_gradient"))]
+)
 def test_two_processes_equal_one_with_twice_the_batch(ground: Path, tmp_path: Path, method: str) -> None:
     more = {"steps": 2, "save_every": 2, "sample_every": 2, "evaluate_every": 2, "learning_rate": 1e-4}
     one = run.train(configure(ground, tmp_path / "one", method, "v", batch_size=4, **more))
@@ -97,7 +99,9 @@ def test_two_processes_equal_one_with_twice_the_batch(ground: Path, tmp_path: Pa
     assert left.keys() == right.keys()
     for name, tensor in left.items():
         if name.endswith("exp_avg"):  # the averaged gradients
-            torch.testing.assert_close(right[name], tensor, rtol=1e-3, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+            torch.testing.assert_close(
+                right[name], tensor, rtol=1e-3, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}"
+            )
         elif name.startswith("weights/"):
             # AdamW turns a gradient that is zero but for rounding into a whole step of either sign; so: on average.
             assert (right[name] - tensor).abs().mean() < 2e-6, name
@@ -152,7 +156,7 @@ def test_the_best_checkpoint_is_kept_and_opened(ground: Path, tmp_path: Path) ->
     config = configure(ground, tmp_path / "run", "finetune", "v", steps=6, save_every=1, evaluate_every=1, keep=1)
     scores = iter([1.0, 3.0, 2.0, 0.0, 1.0, 2.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_score", lambda job: {"score": next(scores)})
+        patch.setattr("limner.run.training._score", lambda job: {"score": next(scores)})
         run.train(config)
     assert [path.name for path in checkpoint.all_of(config.out / "checkpoints")] == ["step-000002", "step-000006"]
     assert run.open_run(config.out, torch.device("cpu"))[1] == 2

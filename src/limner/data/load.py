@@ -34,7 +34,9 @@ class Recipe:
 class Loader:
     """Turns samples into batches; encodes through the cache, reads condition pictures a batch ahead."""
 
-    def __init__(self, samples: Sequence[Sample], recipe: Recipe, cache: Cache, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], recipe: Recipe, cache: Cache, seed: int, device: torch.device
+    ) -> None:
         self.samples, self.recipe, self.cache, self.seed, self.device = samples, recipe, cache, seed, device
         self._digests: dict[str, bytes] = {}
 
@@ -49,7 +51,12 @@ class Loader:
         return self.collate(chosen, flips, step, [position - first_in_step for position in positions])
 
     def collate(
-        self, samples: Sequence[Sample], flips: Sequence[bool], step: int, indices: Sequence[int], seed: int | None = None
+        self,
+        samples: Sequence[Sample],
+        flips: Sequence[bool],
+        step: int,
+        indices: Sequence[int],
+        seed: int | None = None,
     ) -> Batch:
         """These samples as a batch, each mirrored or not; ``indices`` number them within the step for the dice."""
         keys = [self._digest(sample) + bytes([flip]) for sample, flip in zip(samples, flips, strict=True)]
@@ -77,7 +84,8 @@ class Loader:
             for flip in (False, True) if self.recipe.flip else (False,):
                 keys = [self._digest(sample) + bytes([flip]) for sample in some]
                 self.cache.latents(
-                    keys, lambda i, some=some, flip=flip: self._picture(some[i], flip).to(self.device)  # type: ignore
+                    keys,
+                    lambda i, some=some, flip=flip: self._picture(some[i], flip).to(self.device),  # type: ignore
                 )
             self.cache.texts([sample.caption for sample in some])
             yield first + len(some)

@@ -35,23 +35,23 @@ UNITS = {"seconds": "s", "kwh": "kWh", "peak_mb": "MB"}
 LEVELS = {key for _, *keys in METRICS.values() for key in keys}
 
 Picture = Image.Image | np.ndarray
-Row = tuple[str, Picture, Sequence[Picture], Picture]
-"""(title, sketch, samples, truth); arrays are uint8, (H, W, 3)."""
+Row = tuple[str, Picture | None, Sequence[Picture], Picture]
+"""(title, sketch or None, samples, truth); arrays are uint8, (H, W, 3)."""
 
 
 def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Sequence[Mapping[str, Any]]) -> None:
     """Write the three files into ``folder``, each atomically.
 
     Args:
-        report: ``arms`` (name -> the dict of ``translation.score``), ``chance`` and ``ceiling`` (edge F1), and what
-            else ``translation.reference`` gives; every other plain value at the top (method, steps, seconds, kwh,
+        report: ``arms`` (name -> the dict of ``translation.score`` or ``generation.score``) and what the module's
+            ``reference`` or ``floors`` gives; every other plain value at the top (method, steps, seconds, kwh,
             peak_mb) is shown as a fact. Numbers that are not finite become null.
         rows: the pictures to show, in order; all with the same number of samples.
         log: the rows of log.jsonl; ``loss/...`` and ``validation/score`` are drawn.
     """
     report = _finite(report)
-    pictures = [[_pil(one) for one in (sketch, *samples, truth)] for _, sketch, samples, truth in rows]
-    titles = ["sketch", *(f"sample {i + 1}" for i in range(len(rows[0][2]))), "truth"] if rows else []
+    pictures = [[_pil(one) for one in (sketch, *made, truth) if one is not None] for _, sketch, made, truth in rows]
+    titles = _titles(rows[0]) if rows else []
     folder.mkdir(parents=True, exist_ok=True)
     _write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if rows:
@@ -60,7 +60,7 @@ def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Seq
     filled = page.substitute(
         title=html.escape(_title(report)),
         facts=_facts_html(report),
-        scale=chart.scale(report["arms"], report["chance"], report["ceiling"]),
+        scale=chart.scale(report["arms"], report["chance"], report["ceiling"]) if "ceiling" in report else "",
         table=_table(report),
         caption=html.escape(_caption(report, len(rows))),
         pictures=_pictures_html([row[0] for row in rows], titles, pictures),
@@ -68,6 +68,11 @@ def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Seq
         curves=_curves(log),
     )
     _write_text(folder / "report.html", filled)
+
+
+def _titles(row: Row) -> list[str]:
+    _, sketch, samples, _ = row
+    return [*(["sketch"] if sketch is not None else []), *(f"sample {i + 1}" for i in range(len(samples))), "truth"]
 
 
 def _title(report: Mapping[str, Any]) -> str:
@@ -130,7 +135,8 @@ def _caption(report: Mapping[str, Any], num_rows: int) -> str:
             f"{arm['num_concepts']} held-out sketches, {arm['num_samples']} samples each; {num_rows} are shown."
         )
     said.append("Small figures are 95 % bootstrap intervals over pictures: they do not cover other training seeds.")
-    said.append("Chance is the true picture of another sketch; truth is the true picture of the sketch itself.")
+    if "ceiling" in report:
+        said.append("Chance is the true picture of another sketch; truth is the true picture of the sketch itself.")
     if "embedder" in arm:
         said.append(f"KID and Frechet distance use the embedder '{arm['embedder']}': not comparable with Inception's.")
     if "frechet_floor" in report:

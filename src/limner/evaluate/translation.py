@@ -17,10 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from limner.errors import DataError
+from limner.evaluate import generation
 from limner.evaluate.features import Embedder
-from limner.evaluate.metrics import edges, interval, kid, silhouette
-from limner.evaluate.metrics.diversity import diversity
-from limner.evaluate.metrics.frechet import frechet
+from limner.evaluate.metrics import edges, interval, silhouette
 
 
 def score(
@@ -40,28 +39,18 @@ def score(
     lines, shape = _of_sketch(sketch_uint8_NCHW)
     f1_N = edges.edge_f1(edges.picture_edges(samples), lines.repeat_interleave(each, 0)).view(num, each).mean(1)
     overlap = silhouette.iou(silhouette.picture_silhouette(samples), shape.repeat_interleave(each, 0))
-    real, made = embed(truth_uint8_NCHW), embed(samples).view(num, each, -1)
     scale = _edge_scale(truth_uint8_NCHW, lines)
     return {
         "edge_f1": float(f1_N.mean()),
         "edge_f1_interval": interval.interval(f1_N, seed),
         "faithfulness": (float(f1_N.mean()) - scale.chance) / (scale.ceiling - scale.chance),
         "iou": float(overlap.mean()),
-        "kid": kid.kid(made[:, 0], real),
-        "kid_interval": kid.interval(made[:, 0], real, seed),
-        "frechet": frechet(made[:, 0], real),
-        "diversity": float(diversity(made).mean()) if each > 1 else None,
-        "num_concepts": num,
-        "num_samples": each,
-        "embedder": embed.name,
+        **generation.score(truth_uint8_NCHW, samples_uint8_NKCHW, embed, seed),
     }
 
 
 def reference(sketch_uint8_NCHW: Tensor, truth_uint8_NCHW: Tensor, embed: Embedder) -> dict[str, Any]:
     """The ends of the scale. ``ceiling`` and ``chance`` are edge F1; chance is over all N (N - 1) wrong pairs.
-
-    The floors compare the even with the odd pictures, N / 2 each. KID is unbiased, so its floor is a fair zero; the
-    Frechet distance of N / 2 pictures is larger than that of N, so its floor is too high for a score over all N.
 
     Raises:
         DataError: fewer than four concepts, or sets of different length.
@@ -70,17 +59,12 @@ def reference(sketch_uint8_NCHW: Tensor, truth_uint8_NCHW: Tensor, embed: Embedd
     lines, shape = _of_sketch(sketch_uint8_NCHW)
     edge = _edge_scale(truth_uint8_NCHW, lines)
     overlap = _scale(silhouette.iou_matrix(silhouette.picture_silhouette(truth_uint8_NCHW), shape))
-    real = embed(truth_uint8_NCHW)
-    even, odd = real[0::2], real[1::2]
     return {
         "ceiling": edge.ceiling,
         "chance": edge.chance,
         "iou_ceiling": overlap.ceiling,
         "iou_chance": overlap.chance,
-        "kid_floor": kid.kid(even, odd),
-        "kid_floor_interval": kid.interval(even, odd),
-        "frechet_floor": frechet(even, odd),
-        "embedder": embed.name,
+        **generation.floors(truth_uint8_NCHW, embed),
     }
 
 

@@ -8,9 +8,9 @@
             yield Update("network", loss)
 
 The trainer runs ``for update in method.step(batch)``: the code after a ``yield`` runs when that update has been counted
-and, at ``accumulate``, applied; so a discriminator's update sees the generator as its own update left it. The gradient of an
-update reaches the weights it names and no others. All randomness comes from ``batch.dice``: that is what makes a
-resumed run, and a run on several machines, equal to an uninterrupted one bit for bit.
+and, at ``accumulate``, applied; so a discriminator's update sees the generator as its own update left it. The gradient
+of an update reaches the weights it names and no others. All randomness comes from ``batch.dice``: that is what makes
+a resumed run, and a run on several machines, equal to an uninterrupted one.
 """
 
 from __future__ import annotations

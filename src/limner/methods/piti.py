@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from pydantic import Field
@@ -37,7 +38,7 @@ class Encoder(nn.Module):
         num_halvings = int(math.log2(side_px // grid))
         widths = [32] + [min(32 * 2**i, token_dim) for i in range(1, num_halvings)] + [token_dim]
         stem: list[nn.Module] = [nn.Conv2d(3, widths[0], 7, padding=3)]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             stem += [nn.InstanceNorm2d(narrow, affine=True), nn.LeakyReLU(0.2)]
             stem += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1)]
         self.stem = nn.Sequential(*stem)
@@ -69,7 +70,9 @@ class Piti(Method):
         encoder_steps: int = Field(300, ge=0, description="steps of the first stage, in which only the encoder learns")
         encoder_learning_rate: float = Field(5e-4, gt=0, description="of the encoder, which starts from random weights")
         encoder_layers: int = Field(2, ge=1, description="transformer layers of the encoder (the paper: 8)")
-        token_grid: int = Field(16, ge=1, description="the condition becomes token_grid x token_grid tokens and a summary")
+        token_grid: int = Field(
+            16, ge=1, description="the condition becomes token_grid x token_grid tokens and a summary"
+        )
 
     config: Config
 
@@ -83,7 +86,9 @@ class Piti(Method):
                 self.condition_px, config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers
             ).to(prior.device)
         self.null = prior.encode_text([""])
-        self.hand_over_at = frozenset({config.encoder_steps}) if 0 < config.encoder_steps < config.steps else frozenset()
+        self.hand_over_at = (
+            frozenset({config.encoder_steps}) if 0 < config.encoder_steps < config.steps else frozenset()
+        )
 
     def learns(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "network": self.network}

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limner.errors import ConfigError
 from limner.priors.paths import Path
 from limner.types import Cond
 
@@ -80,7 +80,7 @@ class Prior(ABC):
         return (out.float() - self.path.target(z_0, eps, t_B).float()).square().mean(dim=(1, 2, 3))
 
     def adapt(self, adapter: str, rank: int, alpha: float | None) -> nn.Module:
-        """Choose what learns: every weight ('full'), none ('frozen') or a low-rank addition ('lora', Hu et al. 2021).
+        """Choose what of the network learns: every weight ('full') or a low-rank addition ('lora', Hu et al. 2021).
 
         Returns the network. ``alpha`` is the adapter's scale times its rank; None means alpha = rank (a scale of 1).
         """
@@ -89,10 +89,9 @@ class Prior(ABC):
         if adapter == "lora":
             from peft import LoraConfig, inject_adapter_in_model
 
-            config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(self.adapter_targets))
+            scale: Any = alpha or rank  # peft says int, and takes a float
+            config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(self.adapter_targets))
             self.network = inject_adapter_in_model(config, self.network)
-        elif adapter not in ("full", "frozen"):
-            raise ConfigError(f"unknown adapter '{adapter}'.", "known: full, lora")
         return self.network
 
     def to(self, device: torch.device | str) -> Prior:

@@ -1,4 +1,4 @@
-"""The built-in prior: a small, real text-to-image latent diffusion model of drawn objects; see assets/mini/README.md."""
+"""The built-in prior: a small but real text-to-image latent diffusion model of drawn objects (assets/mini)."""
 
 from __future__ import annotations
 

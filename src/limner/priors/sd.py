@@ -74,7 +74,9 @@ class StableDiffusion(Prior):
                 path_of(_read_json(folder / "scheduler" / "scheduler_config.json")),
             )
         except (OSError, ValueError) as error:
-            raise PriorError(f"{folder} cannot be loaded: {error}.", "check that every file is there and whole") from error
+            raise PriorError(
+                f"{folder} cannot be loaded: {error}.", "check that every file is there and whole"
+            ) from error
 
     def encode_image(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         encoded = self.frozen["vae"].encode(x_BCHW)

@@ -39,7 +39,7 @@ def write(folder: Path, step: int, files: dict[str, Tensors], state: dict[str, A
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    partial.replace(final)
     return final
 
 

@@ -5,8 +5,8 @@
 
 It knows ``Update`` and no method. On several processes the gradients are averaged just before they are applied, rather
 than by wrapping modules, because methods call parts of modules, several of them, any number of times. State is saved
-only between whole steps, and what a step draws at random depends on its number alone (``Dice``), so a resumed run is the
-uninterrupted one bit for bit.
+only between whole steps, and what a step draws at random depends on its number alone (``Dice``), so a resumed run is
+the uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class Trainer:
         self._log = Log(self.folder / "log.jsonl", self.step) if self.accelerator.is_main_process else None
         pictures = self.config.batch_size * self.config.accumulate * self.accelerator.num_processes
         shown = self.accelerator.is_main_process
-        with progress.bar("training", self.config.steps, self.step, pictures, shown) as advance:
-            with progress.on_stop(self._ask_to_stop):
-                self._loop(advance)
+        bar = progress.bar("training", self.config.steps, self.step, pictures, shown)
+        with progress.on_stop(self._ask_to_stop), bar as advance:
+            self._loop(advance)
 
     def _loop(self, advance: Callable[[int], None]) -> None:
         if self.step == 0:
@@ -219,7 +219,9 @@ class Trainer:
             try:
                 checkpoint.write(self.checkpoints, self.step, files, {"best": self.best, "learners": counters})
             except OSError as error:
-                raise RunError(f"{self.checkpoints} cannot be written: {error}.", "free some disk, then go on") from error
+                raise RunError(
+                    f"{self.checkpoints} cannot be written: {error}.", "free some disk, then go on"
+                ) from error
             checkpoint.prune(self.checkpoints, self.config.keep, int(self.best["step"]) if self.best else None)
         self.accelerator.wait_for_everyone()
 

@@ -37,4 +37,6 @@ class TwoPlayer(Method):
         estimate, _ = self.prior.path.split(z_t, self.prior.predict(z_t, t_B, batch.text), t_B)
         yield Update("generator", (estimate - z_0).square().mean() + 0.1 * F.softplus(-self.judge(estimate)).mean())
         fake, real = self.judge(estimate.detach()), self.judge(z_0)
-        yield Update("discriminator", F.softplus(fake).mean() + F.softplus(-real).mean(), {"real": float(real.detach().mean())})
+        yield Update(
+            "discriminator", F.softplus(fake).mean() + F.softplus(-real).mean(), {"real": float(real.detach().mean())}
+        )

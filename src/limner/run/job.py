@@ -1,45 +1,33 @@
-"""The only place where a configuration becomes data, prior, method and trainer; and the life of a run folder.
-
-    RUN/  config.yaml  log.jsonl  energy.jsonl  samples/  checkpoints/  report.json  report.html  contact_sheet.png  README.md
-"""
+"""A configuration made real: the one place where it becomes data, prior and method."""
 
 from __future__ import annotations
 
-import functools
-import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from PIL import Image
-from rich.console import Console
 
 from limner import find
-from limner.config import MethodConfig, TranslateConfig, dump, read_yaml
+from limner.config import MethodConfig, TranslateConfig, read_yaml
 from limner.config import resolve as resolve_config
 from limner.data.cache import Cache
-from limner.data.load import Loader, Recipe, Schedule, batches
-from limner.data.prepare import load_uint8
+from limner.data.load import Loader, Recipe
 from limner.data.read import read
-from limner.errors import ConfigError, DataError, RunError
+from limner.errors import DataError, RunError
 from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.priors.sd import StableDiffusion
-from limner.sampling.images import contact_sheet, save_png, to_pil, to_uint8
-from limner.train import checkpoint, progress
-from limner.train.energy import metered
-from limner.train.trainer import Trainer
+from limner.sampling.images import to_uint8
+from limner.train import checkpoint
 from limner.types import Dice, Sample
 
-# A change of these does not make a run another run: they say how often to look, not what to learn.
-FREE = {"save_every", "keep", "sample_every", "evaluate_every", "guidance_scale", "sample_steps", "out"}
 VALIDATION_SEED = 1_000_003
-GRID_PICTURES = 8
 
-console = Console(stderr=True)
+
+def device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def resolve(method: str, flags: dict[str, Any], file: Path | None = None) -> MethodConfig:
@@ -122,7 +110,7 @@ def _refuse(samples: list[Sample], method: Method, config: MethodConfig) -> None
     """Data that this method cannot learn from, before any compute is spent."""
     if not any(sample.split == "train" for sample in samples):
         raise DataError(f"{config.data} has no training pictures.", "set split to 'train' for some of them")
-    needs_source = method.condition_px and getattr(config, "condition", "source") == "source"
+    needs_source = isinstance(config, TranslateConfig) and config.condition == "source"
     for sample in samples:
         if needs_source and sample.source is None:
             raise DataError(
@@ -131,68 +119,6 @@ def _refuse(samples: list[Sample], method: Method, config: MethodConfig) -> None
             )
         if method.condition_px is None and not sample.caption:
             raise DataError(f"{sample.image} has no caption.", "write one into a .txt file of the same name beside it")
-
-
-def train(config: MethodConfig) -> Path:
-    """Train a run to its end, or go on with it; returns its folder.
-
-    Raises:
-        LimnerError: bad data, another run's folder, a non-finite loss, a full disk.
-        KeyboardInterrupt: Ctrl-C, after saving and saying how to go on.
-    """
-    assert config.out is not None
-    folder = config.out
-    _claim(folder, config)
-    no_gpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    mixed = "no" if config.precision == "fp32" else config.precision
-    accelerator = Accelerator(mixed_precision=mixed, cpu=no_gpu, log_with="tensorboard", project_dir=folder)
-    accelerator.init_trackers("tensorboard")
-    job = build(config, accelerator.device)
-    main = accelerator.is_main_process
-    with progress.bar("encoding pictures", len(job.train.samples), 0, 1, shown=main) as advance:
-        for done in job.train.encode_all():
-            advance(done)
-    schedule = Schedule(
-        config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index
-    )
-    trainer = Trainer(
-        job.method,
-        config,
-        folder,
-        functools.partial(batches, job.train, schedule),
-        functools.partial(_score, job),
-        functools.partial(_grid, job, folder),
-        accelerator,
-    )
-    try:
-        if main:
-            with metered(folder / "energy.jsonl", "train"):
-                trainer.run()
-        else:
-            trainer.run()
-    except KeyboardInterrupt:
-        if main:
-            console.print(f"saved at step {trainer.step} of {config.steps}; the same command goes on from there")
-        raise
-    finally:
-        accelerator.end_training()
-    return folder
-
-
-def _claim(folder: Path, config: MethodConfig) -> None:
-    """Write config.yaml, or see that the folder's run is this one."""
-    file = folder / "config.yaml"
-    if file.is_file():
-        before, now = read_yaml(file), config.model_dump(mode="json")
-        changed = [key for key in now if key not in FREE and before.get(key) != now[key]]
-        if changed:
-            key = changed[0]
-            raise RunError(
-                f"{folder} holds a run with {key}: {before.get(key)}, not {now[key]}.",
-                f"choose another --out, or delete {folder} to begin anew",
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(dump(config), encoding="utf-8")
 
 
 def open_run(run: Path, device: torch.device) -> tuple[Job, int]:
@@ -217,19 +143,6 @@ def open_run(run: Path, device: torch.device) -> tuple[Job, int]:
     return job, state["step"]
 
 
-@torch.no_grad()
-def _score(job: Job) -> dict[str, float]:
-    """The method's own score on the validation pictures, with the same noise every time."""
-    loader = job.validation
-    totals: dict[str, float] = {}
-    rounds = 4
-    for number in range(rounds):
-        batch = loader.collate(loader.samples, [False] * len(loader.samples), number, range(len(loader.samples)))
-        for key, value in job.method.score(batch).items():
-            totals[key] = totals.get(key, 0.0) + value / rounds
-    return totals
-
-
 def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, guidance: str = "off") -> torch.Tensor:
     """One generated picture for each sample's caption and condition, uint8 BCHW, at the run's own settings."""
     made = []
@@ -250,26 +163,3 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, guidanc
             )
         )
     return to_uint8(torch.cat(made)).cpu()
-
-
-def _grid(job: Job, folder: Path, step: int) -> None:
-    """samples/step-NNNNNN.png: condition (if any), sample, truth, for a few validation pictures."""
-    samples = job.validation.samples[:GRID_PICTURES]
-    made = pictures(job, job.validation, list(samples), seed=VALIDATION_SEED)
-    side = made.shape[-1]
-    truth = torch.stack([load_uint8(sample.image, side) for sample in samples])
-    columns = {"sample": to_pil(made), "truth": to_pil(truth)}
-    if job.method.condition_px:
-        shown = to_uint8(torch.stack([job.validation.condition(sample) for sample in samples]))
-        columns = {"condition": to_pil(shown), **columns}
-    sheet = contact_sheet(list(zip(*columns.values(), strict=True)), list(columns))
-    save_png(sheet, folder / "samples" / f"step-{step:06d}.png", {"step": str(step)})
-
-
-def peak_mb() -> float:
-    """The most memory held so far: of the accelerator if there is one, else of the process. In MB (1e6 bytes)."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    # Linux counts in kilobytes, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

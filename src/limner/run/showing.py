@@ -1,0 +1,79 @@
+"""Pictures from a trained run, for a prompt, a condition picture, or both."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import torch
+
+from limner import find
+from limner.config import TranslateConfig
+from limner.data.prepare import open_picture, square, to_float
+from limner.data.prepare import to_uint8 as picture_to_uint8
+from limner.errors import ConfigError
+from limner.methods.base import Method
+from limner.run.job import device, open_run
+from limner.sampling.images import save_png, to_pil, to_uint8
+from limner.types import Dice
+
+
+def sample(
+    run: Path,
+    *,
+    prompts: list[str],
+    inputs: list[Path],
+    num_images: int = 4,
+    steps: int = 20,
+    guidance_scale: float = 3.0,
+    guidance: str = "measured",
+    solver: str = "dpmpp_2m",
+    eta: float = 0.0,
+    seed: int = 0,
+    out: Path | None = None,
+) -> list[Path]:
+    """Draw ``num_images`` pictures for each input with each prompt; returns the files, PNGs that carry their settings.
+
+    Args:
+        inputs: condition pictures (a sketch); where the run's condition is computed, any picture to compute it from.
+        guidance: how guided predictions are normalised, see ``sampling.guidance``.
+        out: folder; default RUN/pictures.
+
+    Raises:
+        ConfigError: a prompt or an input that the run needs, or cannot use.
+        RunError, DataError: no such run, no such picture.
+    """
+    job, step = open_run(run, device())
+    method = job.method
+    if method.condition_px and not inputs:
+        raise ConfigError(f"{run} turns pictures into pictures and needs one.", "give --input sketch.png")
+    if inputs and not method.condition_px:
+        raise ConfigError(f"{run} draws from words and takes no --input.", 'give --prompt "..." alone')
+    made = []
+    for number, (file, prompt) in enumerate(itertools.product(inputs or [None], prompts or [""])):
+        condition = None if file is None else _condition(file, method, job.config)
+        dice = Dice(seed, 0, range(num_images), device())
+        pictures = method.generate(
+            [prompt] * num_images,
+            None if condition is None else condition.to(device()).expand(num_images, -1, -1, -1),
+            dice.normal(*method.prior.latent_CHW),
+            num_steps=steps,
+            guidance_scale=guidance_scale,
+            guidance=guidance,
+            solver=solver,
+            eta=eta,
+            step_noise=lambda i, dice=dice: dice.normal(*method.prior.latent_CHW),  # type: ignore[misc]
+        )
+        settings = {"run": str(run), "step": step, "prompt": prompt, "input": str(file or ""), "seed": seed}
+        settings |= {"steps": steps, "guidance_scale": guidance_scale, "guidance": guidance, "solver": solver}
+        for i, picture in enumerate(to_pil(to_uint8(pictures))):
+            stem = f"{file.stem if file else 'prompt'}-{number:03d}-seed{seed}-{i}"
+            made.append((out or run / "pictures") / f"{stem}.png")
+            save_png(picture, made[-1], {**settings, "eta": eta, "picture": i})
+    return made
+
+
+def _condition(file: Path, method: Method, config: object) -> torch.Tensor:
+    assert method.condition_px is not None and isinstance(config, TranslateConfig)
+    picture = to_float(picture_to_uint8(square(open_picture(file), method.condition_px)))
+    return picture if config.condition == "source" else find.load("condition", config.condition)(picture[None])[0]

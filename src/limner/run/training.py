@@ -1,0 +1,117 @@
+"""A run from its first step to its last, in a folder that is its whole story.
+
+RUN/  config.yaml  log.jsonl  energy.jsonl  tensorboard/  samples/  checkpoints/
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from limner.config import MethodConfig, dump, read_yaml
+from limner.data.load import Schedule, batches
+from limner.data.prepare import load_uint8
+from limner.errors import RunError
+from limner.run.job import VALIDATION_SEED, Job, build, device, pictures
+from limner.sampling.images import contact_sheet, save_png, to_pil, to_uint8
+from limner.train import progress
+from limner.train.cost import metered
+from limner.train.trainer import Trainer
+
+# A change of these does not make a run another run: they say how often to look, not what to learn.
+FREE = {"save_every", "keep", "sample_every", "evaluate_every", "guidance_scale", "sample_steps", "out"}
+GRID_PICTURES = 8
+
+console = Console(stderr=True)
+
+
+def train(config: MethodConfig) -> Path:
+    """Train a run to its end, or go on with it; returns its folder.
+
+    Raises:
+        LimnerError: bad data, another run's folder, a non-finite loss, a full disk.
+        KeyboardInterrupt: Ctrl-C, after saving and saying how to go on.
+    """
+    assert config.out is not None
+    folder = config.out
+    _claim(folder, config)
+    mixed = "no" if config.precision == "fp32" else config.precision
+    accelerator = Accelerator(
+        mixed_precision=mixed, cpu=device().type == "cpu", log_with="tensorboard", project_dir=folder
+    )
+    accelerator.init_trackers("tensorboard")
+    job = build(config, accelerator.device)
+    main = accelerator.is_main_process
+    with progress.bar("encoding pictures", len(job.train.samples), 0, 1, shown=main) as advance:
+        for done in job.train.encode_all():
+            advance(done)
+    schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
+    trainer = Trainer(
+        job.method,
+        config,
+        folder,
+        functools.partial(batches, job.train, schedule),
+        functools.partial(_score, job),
+        functools.partial(_grid, job, folder),
+        accelerator,
+    )
+    try:
+        if main:
+            with metered(folder / "energy.jsonl", "train"):
+                trainer.run()
+        else:
+            trainer.run()
+    except KeyboardInterrupt:
+        if main:
+            console.print(f"saved at step {trainer.step} of {config.steps}; the same command goes on from there")
+        raise
+    finally:
+        accelerator.end_training()
+    return folder
+
+
+def _claim(folder: Path, config: MethodConfig) -> None:
+    """Write config.yaml, or see that the folder's run is this one."""
+    file = folder / "config.yaml"
+    if file.is_file():
+        before, now = read_yaml(file), config.model_dump(mode="json")
+        changed = [key for key in now if key not in FREE and before.get(key) != now[key]]
+        if changed:
+            key = changed[0]
+            raise RunError(
+                f"{folder} holds a run with {key}: {before.get(key)}, not {now[key]}.",
+                f"choose another --out, or delete {folder} to begin anew",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(dump(config), encoding="utf-8")
+
+
+@torch.no_grad()
+def _score(job: Job) -> dict[str, float]:
+    """The method's own score on the validation pictures, with the same noise every time."""
+    loader = job.validation
+    totals: dict[str, float] = {}
+    rounds = 4
+    for number in range(rounds):
+        batch = loader.collate(loader.samples, [False] * len(loader.samples), number, range(len(loader.samples)))
+        for key, value in job.method.score(batch).items():
+            totals[key] = totals.get(key, 0.0) + value / rounds
+    return totals
+
+
+def _grid(job: Job, folder: Path, step: int) -> None:
+    """samples/step-NNNNNN.png: condition (if any), sample, truth, for a few validation pictures."""
+    samples = job.validation.samples[:GRID_PICTURES]
+    made = pictures(job, job.validation, list(samples), seed=VALIDATION_SEED)
+    side = made.shape[-1]
+    truth = torch.stack([load_uint8(sample.image, side) for sample in samples])
+    columns = {"sample": to_pil(made), "truth": to_pil(truth)}
+    if job.method.condition_px:
+        shown = to_uint8(torch.stack([job.validation.condition(sample) for sample in samples]))
+        columns = {"condition": to_pil(shown), **columns}
+    sheet = contact_sheet(list(zip(*columns.values(), strict=True)), list(columns))
+    save_png(sheet, folder / "samples" / f"step-{step:06d}.png", {"step": str(step)})
