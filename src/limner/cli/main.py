@@ -125,7 +125,7 @@ def train(ctx: click.Context, words: tuple[str, ...]) -> None:
     positional, given = flags.parse(["--help" if word == "-h" else word for word in words])
     wants_help, dry_run = given.pop("help", False), given.pop("dry_run", False)
     file = given.pop("config", None)
-    positional += [given.pop("method")] if isinstance(given.get("method"), str) else []
+    positional += [str(given.pop("method"))] if "method" in given else []
     if len(positional) > 1:
         raise ConfigError(f"one method at a time, not also '{positional[1]}'.", "options are written --name value")
     method = positional[0] if positional else _method_in(file)

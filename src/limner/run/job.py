@@ -74,8 +74,10 @@ def build(config: MethodConfig, device: torch.device) -> Job:
     upright = Recipe(prior.image_px, method.condition_px, condition, flip=False)
     cache = Cache(prior.encode_image, prior.encode_text)
     split = {name: [sample for sample in samples if sample.split == name] for name in ("train", "validation", "test")}
-    # Order by name says nothing about content, so a share of the list is a fair share; it is the same for every seed.
-    split["train"] = split["train"][:: round(1 / config.fraction)]
+    # Evenly spaced over the names, which says nothing about content; the same pictures for every seed.
+    num = len(split["train"])
+    few = max(1, round(config.fraction * num))
+    split["train"] = [split["train"][i * num // few] for i in range(few)]
     held_out = split["validation"] or split["train"][:32]
     return Job(
         config,
@@ -143,7 +145,7 @@ def open_run(run: Path, device: torch.device) -> tuple[Job, int]:
     return job, state["step"]
 
 
-def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, guidance: str = "off") -> torch.Tensor:
+def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int) -> torch.Tensor:
     """One generated picture for each sample's caption and condition, uint8 BCHW, at the run's own settings."""
     made = []
     for first in range(0, len(samples), 32):
@@ -159,7 +161,7 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, guidanc
                 dice.normal(*job.method.prior.latent_CHW),
                 num_steps=job.config.sample_steps,
                 guidance_scale=job.config.guidance_scale,
-                guidance=guidance,
+                guidance=job.config.guidance,
             )
         )
     return to_uint8(torch.cat(made)).cpu()

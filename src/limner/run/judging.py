@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ SAMPLES_SHOWN = 3
 console = Console(stderr=True)
 
 
-def evaluate(run: Path, *, split: str = "test", limit: int | None = None) -> dict[str, Any]:
+def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before: bool = True) -> dict[str, Any]:
     """Score a run on pictures it never saw; writes report.json, report.html and contact_sheet.png into its folder.
 
     Two arms: ``prior``, the prior after this fine-tune, and ``before``, the same prior as it was, told the caption
-    alone. Each makes one picture of every held-out sample, and two more of the first 16, for diversity and for show.
+    alone (left out if ``before`` is False). Each makes one picture of every held-out sample, and two more of the first 16, for diversity and for show.
     Lines of a translation's condition are compared at 128 px; truth and samples are both at the prior's own size.
 
     Raises:
@@ -56,8 +57,9 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None) -> dic
     if isinstance(job.config, TranslateConfig):
         sketch = torch.cat([to_uint8(loader.condition(sample)[None]) for sample in samples])
     made = {"prior": _make(job, loader, samples, "after")}
-    plain = Finetune(load_prior(job.config.prior).to(device()), job.config)
-    made["before"] = _make(Job(job.config, plain, job.train, job.validation, job.test), loader, samples, "before")
+    if before:
+        plain = replace(job, method=Finetune(load_prior(job.config.prior).to(device()), job.config))
+        made["before"] = _make(plain, loader, samples, "before")
 
     arms = {}
     for name, (firsts, more) in made.items():

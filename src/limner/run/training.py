@@ -23,7 +23,7 @@ from limner.train.cost import metered
 from limner.train.trainer import Trainer
 
 # A change of these does not make a run another run: they say how often to look, not what to learn.
-FREE = {"save_every", "keep", "sample_every", "evaluate_every", "guidance_scale", "sample_steps", "out"}
+FREE = {"save_every", "keep", "sample_every", "evaluate_every", "guidance_scale", "guidance", "sample_steps", "out"}
 GRID_PICTURES = 8
 
 console = Console(stderr=True)

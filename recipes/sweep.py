@@ -1,0 +1,92 @@
+"""Run every combination of a recipe's grid, score each on held-out concepts, and write one table and its curves.
+
+A recipe is a YAML file: ``method``, ``fields`` (of its configuration), ``grid`` (field -> values; ``seed`` is averaged
+over), ``out``, and ``table`` and ``curves``, the files to write. Runs that are done are not done again, so the same
+command goes on after an interruption.
+
+    python recipes/sweep.py recipes/translate/pretraining.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import yaml
+
+from limner import run
+from limner.train.log import read as read_log
+
+METRICS = {
+    "faithfulness": "faithfulness",
+    "edge_f1": "edge F1",
+    "iou": "silhouette IoU",
+    "kid": "KID",
+    "frechet": "Frechet",
+}
+STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantile of Student's t for so many runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    recipe = yaml.safe_load(parser.parse_args().recipe.read_text())
+    arms: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
+    grid = recipe["grid"]
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        folder = Path(recipe["out"]) / "_".join(f"{key}-{value}" for key, value in point.items())
+        if not (folder / "report.json").is_file():
+            run.train(run.resolve(recipe["method"], {**recipe["fields"], **point, "out": folder}))
+            run.evaluate(folder, before=False)
+        arms[tuple(value for key, value in point.items() if key != "seed")].append(folder)
+    names = [key for key in grid if key != "seed"]
+    Path(recipe["table"]).write_text(table(names, arms), encoding="utf-8")
+    draw(names, arms, Path(recipe["curves"]))
+    print(Path(recipe["table"]).read_text())
+
+
+def table(names: list[str], arms: dict[tuple[Any, ...], list[Path]]) -> str:
+    """Markdown: an arm a row, the mean over its seeds with the 95 % interval of that mean (Student's t)."""
+    heads = [*names, *METRICS.values(), "training, minutes", "seeds"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for arm, folders in arms.items():
+        reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+        cells = [_mean([report["arms"]["prior"][metric] for report in reports]) for metric in METRICS]
+        minutes = _mean([report["seconds"] / 60 for report in reports], digits=1)
+        lines.append("| " + " | ".join([*map(str, arm), *cells, minutes, str(len(folders))]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: list[float], digits: int = 3) -> str:
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    half = STUDENT_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def draw(names: list[str], arms: dict[tuple[Any, ...], list[Path]], file: Path) -> None:
+    """Loss on validation concepts over steps, a line a run, a colour an arm."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for number, (arm, folders) in enumerate(arms.items()):
+        label = ", ".join(f"{name} {value}" for name, value in zip(names, arm, strict=True))
+        for folder in folders:
+            rows = [row for row in read_log(folder / "log.jsonl") if "validation/loss" in row]
+            steps, losses = [row["step"] for row in rows], [row["validation/loss"] for row in rows]
+            axes.plot(steps, losses, color=f"C{number}", alpha=0.7, label=label if folder == folders[0] else None)
+    axes.set(xlabel="step", ylabel="denoising loss on validation concepts", yscale="log")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    main()
