@@ -21,10 +21,15 @@ QUICK = ["--warmup-steps=0", "--batch-size=2", "--sample-steps=2", "--evaluate-e
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a prior and pairs."""
+    """A folder with a prior and pairs, of which the last four are for testing."""
     folder = tmp_path_factory.mktemp("cli")
     tiny.prior_folder(folder / "prior", "v")
-    tiny.pairs_folder(folder / "pairs")
+    names = sorted(path.name for path in (tiny.pairs_folder(folder / "pairs") / "target").glob("*.png"))
+    rows = [
+        {"file_name": f"target/{name}", "source": f"source/{name}", "caption": "disc", "split": split}
+        for name, split in zip(names, ["train"] * (len(names) - 4) + ["test"] * 4, strict=True)
+    ]
+    (folder / "pairs" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return folder
 
 
@@ -78,16 +83,36 @@ def test_sample_draws_and_says_where(run: Path, place: Path, capsys: pytest.Capt
 
 
 def test_evaluate_json_is_json_and_nothing_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(run), "--split", "validation", "--limit", "4", "--json"]) in (0, 1)
+    code = main(["evaluate", str(run), "--limit", "4", "--json"])
     captured = capsys.readouterr()
-    assert "arms" in json.loads(captured.out)
+    assert code == 0, captured.err
+    arms = json.loads(captured.out)["arms"]
+    assert all({"edge_f1", "kid", "frechet"} <= set(arm) for arm in arms.values())
+
+
+def test_evaluate_prints_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--limit", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "ceiling" in shown and "chance" in shown and "KID" in shown
 
 
 def test_a_report_is_shown_with_chance_and_ceiling(capsys: pytest.CaptureFixture[str]) -> None:
     arm = {"faithfulness": 0.81, "edge_f1": 0.58, "kid": 0.1234, "kid_interval": [0.11, 0.13], "diversity": None}
-    show.report({"arms": {"prior": arm, "before": {"edge_f1": 0.4}}, "ceiling": 0.63, "chance": 0.38, "kwh": 0.0125})
+    report = {"arms": {"prior": arm, "before": {"edge_f1": 0.4}}, "ceiling": 0.63, "chance": 0.38, "kwh": 0.0125}
+    show.report(report, Path("runs/x/report.html"))
     shown = capsys.readouterr().out
-    for text in ("0.810", "0.580", "0.123", "[0.110,", "0.630", "0.380", "0.0125 kWh", "prior", "before"):
+    for text in (
+        "0.810",
+        "0.580",
+        "0.123",
+        "[0.110,",
+        "0.630",
+        "0.380",
+        "0.0125 kWh",
+        "prior",
+        "before",
+        "report.html",
+    ):
         assert text in shown
     assert "diversity" not in shown
 

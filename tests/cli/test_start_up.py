@@ -63,8 +63,8 @@ def test_verbs_are_sorted_and_documented() -> None:
         assert getattr(limner, name).__doc__, f"limner.{name} has no docstring"
 
 
-@pytest.mark.parametrize("first", ["import limner.train.optim, limner.evaluate", "import limner.run", "limner.demo"])
-def test_a_verb_is_a_function_though_a_subpackage_has_its_name(first: str) -> None:
-    code = f"import limner; {first}; from limner import evaluate, train; assert callable(evaluate) and callable(train)"
+def test_a_verb_is_a_function_though_a_subpackage_has_its_name() -> None:
+    first = "import limner.train.optim, limner.evaluate"
+    code = f"{first}; from limner import evaluate, train; assert callable(evaluate) and callable(train)"
     done = python("-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr

@@ -172,7 +172,7 @@ def _method_in(file: str | bool | None) -> str | None:
 @click.option("--solver", default="dpmpp_2m", show_default=True, type=click.Choice(SOLVERS))
 @click.option("--eta", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="ddim's noise; 0 is none")
 @click.option("--seed", default=0, show_default=True, help="the same seed draws the same pictures")
-@click.option("--out", type=click.Path(path_type=Path), help="folder for the pictures; default: in the run folder")
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the pictures; default: RUN/pictures")
 def sample(run_folder: Path, prompts: tuple[str, ...], inputs: tuple[Path, ...], **options: Any) -> None:
     """Draw pictures with a trained RUN.
 
@@ -207,7 +207,7 @@ def evaluate(run_folder: Path, split: str, limit: int | None, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
-        show.report(report)
+        show.report(report, run_folder / "report.html")
 
 
 @app.command()
@@ -220,4 +220,4 @@ def demo(out: Path) -> None:
     """
     from limner import run
 
-    show.report(run.demo(out))
+    show.report(run.demo(out), out / "report.html")

@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from limner.errors import ConfigError, LimnerError
@@ -77,7 +78,7 @@ def _plain(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def report(report: Mapping[str, Any]) -> None:
+def report(report: Mapping[str, Any], page: Path) -> None:
     """A report's arms side by side, with what chance reaches and what the truth itself does (ceiling, floor)."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -96,7 +97,8 @@ def report(report: Mapping[str, Any]) -> None:
     console = Console()
     console.print(table)
     costs = (("seconds", "s"), ("kwh", "kWh"), ("peak_mb", "MB at most"))
-    print(", ".join(f"{report[key]:.4g} {unit}" for key, unit in costs if report.get(key) is not None))
+    print("training: " + ", ".join(f"{report[key]:.4g} {unit}" for key, unit in costs if report.get(key) is not None))
+    print(f"pictures and curves: {page}")
 
 
 def _number(value: float | None, interval: Sequence[float] | None = None) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from limner.data.cache import Cache
-from limner.data.prepare import load_uint8, to_float
+from limner.data.prepare import load
 from limner.types import Batch, Dice, Sample
 
 
@@ -95,7 +95,7 @@ class Loader:
         return self._condition(sample, False)
 
     def _picture(self, sample: Sample, flip: bool, side_px: int | None = None) -> Tensor:
-        picture = to_float(load_uint8(sample.image, side_px or self.recipe.image_px))
+        picture = load(sample.image, side_px or self.recipe.image_px)
         return picture.flip(-1) if flip else picture
 
     def _condition(self, sample: Sample, flip: bool) -> Tensor:
@@ -103,7 +103,7 @@ class Loader:
         if self.recipe.condition is not None:
             return self.recipe.condition(self._picture(sample, flip, self.recipe.condition_px)[None])[0]
         assert sample.source is not None  # run.py has refused samples without one
-        condition = to_float(load_uint8(sample.source, self.recipe.condition_px))
+        condition = load(sample.source, self.recipe.condition_px)
         return condition.flip(-1) if flip else condition
 
     def _digest(self, sample: Sample) -> bytes:

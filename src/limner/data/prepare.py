@@ -50,6 +50,11 @@ def to_float(uint8: Tensor) -> Tensor:
     return uint8.float() / 127.5 - 1
 
 
+def load(file: Traversable, side_px: int) -> Tensor:
+    """A file as a float CHW square in [-1, 1]."""
+    return to_float(load_uint8(file, side_px))
+
+
 def load_uint8(file: Traversable, side_px: int) -> Tensor:
     """A file as a uint8 CHW square."""
     return to_uint8(square(open_picture(file), side_px))

@@ -9,8 +9,7 @@ import torch
 
 from limner import find
 from limner.config import TranslateConfig
-from limner.data.prepare import open_picture, square, to_float
-from limner.data.prepare import to_uint8 as picture_to_uint8
+from limner.data.prepare import load
 from limner.errors import ConfigError
 from limner.methods.base import Method
 from limner.run.job import device, open_run
@@ -75,5 +74,5 @@ def sample(
 
 def _condition(file: Path, method: Method, config: object) -> torch.Tensor:
     assert method.condition_px is not None and isinstance(config, TranslateConfig)
-    picture = to_float(picture_to_uint8(square(open_picture(file), method.condition_px)))
+    picture = load(file, method.condition_px)
     return picture if config.condition == "source" else find.load("condition", config.condition)(picture[None])[0]

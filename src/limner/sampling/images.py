@@ -20,33 +20,13 @@ TITLE_PX = 20
 
 
 def to_uint8(x_BCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] (clamped) as uint8, rounded to the nearest, on the CPU."""
+    """Pictures in [-1, 1] (clamped) as uint8, rounded to the nearest, on the CPU; inverse of ``data.prepare.to_float``."""
     return ((x_BCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-
-
-def to_float(uint8_BCHW: Tensor) -> Tensor:
-    """uint8 pictures as float in [-1, 1]; ``to_uint8`` is its inverse."""
-    return uint8_BCHW.float() / 127.5 - 1
 
 
 def to_pil(uint8_BCHW: Tensor) -> list[Image.Image]:
     """One RGB picture a row."""
     return [Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).cpu().numpy())) for row in uint8_BCHW]
-
-
-def from_pil(image: Image.Image) -> Tensor:
-    """(3, H, W) in [-1, 1]; what is transparent is laid on white, the background of the pictures limner works with."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return to_float(pixels.permute(2, 0, 1))
-
-
-def grid(uint8_BCHW: Tensor, columns: int) -> Image.Image:
-    """The pictures in reading order, ``columns`` side by side, on white."""
-    pictures = to_pil(uint8_BCHW)
-    return contact_sheet([pictures[i : i + columns] for i in range(0, len(pictures), columns)], [])
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
