@@ -74,7 +74,7 @@ def four_greys(grey: Image.Image) -> Image.Image:
 
 
 def phrase(label: str) -> str:
-    """`fox` -> `a fox`, `umbrella` -> `an umbrella`, `glasses` -> `glasses`, `man: red hair` -> `a man with red hair`."""
+    """`fox` -> `a fox`, `glasses` -> `glasses`, `man: red hair` -> `a man with red hair`."""
     words = label.replace(": ", " with ")
     head = re.split(" with | on | in | showing | lifting ", words)[0]
     plural = head.endswith("s") and not head.endswith(("ss", "us"))
@@ -121,7 +121,7 @@ def split(names: list[str]) -> dict[str, str]:
 
 
 def write_dataset(path: Path, concepts: list[dict], renders: dict[str, Path], lines: dict[str, str], size_px: int):
-    """A stored zip that unpacks to an image folder: `metadata.jsonl`, `target/*.webp` (RGBA), `source/*.png` (2 bit)."""
+    """A stored zip that unpacks to an image folder: metadata.jsonl, target/*.webp (RGBA), source/*.png (2 bit)."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, data: bytes) -> None:  # a fixed date makes the zip the same, byte for byte, on each build

@@ -1,0 +1,99 @@
+"""Latents for training the mini prior's denoiser, computed once: the autoencoder is frozen, so why run it again.
+
+    python recipes/mini/latents.py --scratch scratch/mini
+
+Reads pictures.npy, concepts.json and vae/; writes latents.pt and tokenizer/. Each training concept is kept in every
+style, as it is and moved about, on white and on named colours (its caption says so).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import captions
+import pictures
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from transformers import CLIPTokenizer
+
+STYLE_SHARES = {"3d": 0.5, "flat": 0.2, "noto": 0.2, "line": 0.1}
+# Variants of each (concept, style): (on a named colour, moved about). The first is the picture as it is.
+WHITE, COLOUR = False, True
+VARIANTS = {
+    "3d": [(WHITE, False), (WHITE, True), (WHITE, True), (WHITE, True), (COLOUR, True), (COLOUR, True), (COLOUR, True)],
+    "flat": [(WHITE, False), (WHITE, True), (WHITE, True), (COLOUR, True)],
+    "noto": [(WHITE, False), (WHITE, True), (WHITE, True), (COLOUR, True)],
+    "line": [(WHITE, False), (WHITE, True), (COLOUR, True)],
+}
+KEYWORD_SHARE, EMPTY_SHARE = 0.15, 0.1
+
+
+def read_autoencoder(folder: Path) -> AutoencoderTiny | AutoencoderKL:
+    kind = json.loads((folder / "config.json").read_text())["_class_name"]
+    return {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}[kind].from_pretrained(folder)
+
+
+def encode(vae, x_BCHW: torch.Tensor) -> torch.Tensor:
+    encoded = vae.encode(x_BCHW)
+    z_BCHW = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+    return z_BCHW * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def write(scratch: Path) -> None:
+    """Encodes every variant of every training picture; trains the tokenizer on the training captions."""
+    torch.manual_seed(0)
+    data_SNCHW, concepts = pictures.load(scratch)
+    vae = read_autoencoder(scratch / "vae").eval()
+    rows = pictures.in_split(concepts, "train")
+    captions.write_tokenizer([concepts[n] for n in rows], scratch / "tokenizer")
+    names = list(pictures.COLOURS)
+    table = torch.tensor(list(pictures.COLOURS.values())) / 255
+    latents, notes = [], []
+    for style, variants in VARIANTS.items():
+        for coloured, moved in variants:
+            x_BCHW = data_SNCHW[pictures.STYLES.index(style), rows].float() / 255
+            x_BCHW = pictures.jitter(x_BCHW, scale=(0.88, 1.0), shift=0.06) if moved else x_BCHW
+            colour = torch.randint(len(names), (len(rows),))
+            ground_BC = table[colour] if coloured else torch.ones(1, 3)
+            x_BCHW = pictures.over(x_BCHW, ground_BC[:, :, None, None])
+            latents += [encode(vae, x).half() for x in x_BCHW.split(64)]
+            notes += [(int(n), style, names[colour[i]] if coloured else None) for i, n in enumerate(rows)]
+            print(f"{style}, coloured {coloured}, moved {moved}: {len(notes)} latents", flush=True)
+    z_BCHW = torch.cat(latents)
+    torch.save({"latents": z_BCHW, "notes": notes}, scratch / "latents.pt")
+    mean_C, std_C = z_BCHW.float().mean((0, 2, 3)), z_BCHW.float().std((0, 2, 3))
+    print(f"latents: mean {mean_C.tolist()}, std {std_C.tolist()}, largest {z_BCHW.abs().max():.2f}")
+
+
+class Latents:
+    """Draws (latents, token ids) with the shares of styles above."""
+
+    def __init__(self, scratch: Path):
+        stored = torch.load(scratch / "latents.pt", weights_only=True)
+        self.latents, self.notes = stored["latents"], stored["notes"]
+        self.concepts = json.loads((scratch / "concepts.json").read_text())
+        self.tokenizer = CLIPTokenizer.from_pretrained(scratch / "tokenizer")
+        counts = {s: sum(note[1] == s for note in self.notes) for s in STYLE_SHARES}
+        self.weights = torch.tensor([STYLE_SHARES[note[1]] / counts[note[1]] for note in self.notes])
+
+    def draw(self, B: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = torch.multinomial(self.weights, B).tolist()
+        texts = []
+        for concept, style, colour in (self.notes[n] for n in rows):
+            text = captions.caption(self.concepts[concept], style, colour, KEYWORD_SHARE)
+            texts.append("" if torch.rand(()) < EMPTY_SHARE else text)
+        return self.latents[rows].float(), self.tokens(texts)
+
+    def tokens(self, texts: list[str]) -> torch.Tensor:
+        return self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder with pictures.npy and vae/")
+    write(parser.parse_args().scratch)
+
+
+if __name__ == "__main__":
+    main()
