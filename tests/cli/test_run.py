@@ -1,6 +1,7 @@
 """The real commands, end to end, on real classes at toy size: train, resume, sample, evaluate, Ctrl-C."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -98,7 +99,12 @@ def test_evaluate_prints_a_table(run: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_report_is_shown_with_chance_and_ceiling(capsys: pytest.CaptureFixture[str]) -> None:
     arm = {"faithfulness": 0.81, "edge_f1": 0.58, "kid": 0.1234, "kid_interval": [0.11, 0.13], "diversity": None}
-    report = {"arms": {"prior": arm, "before": {"edge_f1": 0.4}}, "ceiling": 0.63, "chance": 0.38, "kwh": 0.0125}
+    report = {
+        "arms": {"prior": arm, "before": {"edge_f1": 0.4, "kid": 9.5, "kid_interval": [math.nan] * 2}},
+        "ceiling": 0.63,
+        "chance": 0.38,
+        "kwh": 0.0125,
+    }
     show.report(report, Path("runs/x/report.html"))
     shown = capsys.readouterr().out
     for text in (
@@ -114,7 +120,7 @@ def test_a_report_is_shown_with_chance_and_ceiling(capsys: pytest.CaptureFixture
         "report.html",
     ):
         assert text in shown
-    assert "diversity" not in shown
+    assert "diversity" not in shown and "nan" not in shown
 
 
 def wait_for(num_logged: int, folder: Path, alive: Callable[[], bool]) -> None:

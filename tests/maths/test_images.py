@@ -5,7 +5,8 @@ import json
 import torch
 from PIL import Image
 
-from limner.sampling.images import contact_sheet, from_pil, grid, save_png, to_float, to_pil, to_uint8
+from limner.data.prepare import to_float
+from limner.sampling.images import contact_sheet, save_png, to_pil, to_uint8
 
 
 def every_value() -> torch.Tensor:
@@ -17,17 +18,9 @@ def test_uint8_and_float_are_inverse():
     assert to_uint8(torch.tensor([[[[-7.0, 7.0]]]])).flatten().tolist() == [0, 255]
 
 
-def test_pil_and_back():
-    assert torch.equal(to_uint8(from_pil(to_pil(every_value())[1])), every_value()[1])
-
-
-def test_transparent_is_white():
-    assert (from_pil(Image.new("RGBA", (4, 4), (0, 0, 0, 0))) == 1).all()
-
-
-def test_grid_places_pictures_in_reading_order():
-    pictures = torch.stack([torch.full((3, 8, 8), 50 * i, dtype=torch.uint8) for i in range(5)])
-    sheet = grid(pictures, columns=2)
+def test_contact_sheet_places_pictures_in_reading_order():
+    pictures = to_pil(torch.stack([torch.full((3, 8, 8), 50 * i, dtype=torch.uint8) for i in range(5)]))
+    sheet = contact_sheet([pictures[i : i + 2] for i in range(0, 5, 2)], [])
     assert sheet.size == (2 * 12 + 4, 3 * 12 + 4)
     assert [sheet.getpixel((8 + 12 * (i % 2), 8 + 12 * (i // 2)))[0] for i in range(5)] == [0, 50, 100, 150, 200]
     assert sheet.getpixel((20, 32)) == (255, 255, 255)

@@ -194,7 +194,7 @@ def sample(run_folder: Path, prompts: tuple[str, ...], inputs: tuple[Path, ...],
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True, type=click.Choice(["validation", "test"]))
 @click.option("--limit", type=click.IntRange(min=1), help="use only so many held-out pictures")
-@click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
+@click.option("--json", "as_json", is_flag=True, help="print report.json instead of a table")
 def evaluate(run_folder: Path, split: str, limit: int | None, as_json: bool) -> None:
     """Score a trained RUN on held-out pictures.
 
@@ -205,7 +205,7 @@ def evaluate(run_folder: Path, split: str, limit: int | None, as_json: bool) -> 
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         report = run.evaluate(run_folder, split=split, limit=limit)
     if as_json:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        click.echo((run_folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
         show.report(report, run_folder / "report.html")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import textwrap
@@ -102,6 +103,8 @@ def report(report: Mapping[str, Any], page: Path) -> None:
 
 
 def _number(value: float | None, interval: Sequence[float] | None = None) -> str:
-    if value is None:
+    """A number and its interval; a value that is not there or not finite (too few pictures) is left empty."""
+    if value is None or not math.isfinite(value):
         return ""
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    ends = [_number(end) for end in interval or ()]
+    return f"{value:.3f} [{', '.join(ends)}]" if ends and all(ends) else f"{value:.3f}"

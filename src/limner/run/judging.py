@@ -37,7 +37,7 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
 
     Two arms: ``prior``, the prior after this fine-tune, and ``before``, the same prior as it was, told the caption
     alone (left out if ``before`` is False). Each makes one picture of every held-out sample, and two more of the first
-    16, for diversity and for show. Lines of a translation's condition are compared at 128 px; truth and samples are both at the prior's own size.
+    16, for diversity and for show. Lines are compared at 128 px; truth and samples are at the prior's own size.
 
     Raises:
         RunError: no such run, or nothing saved yet.

@@ -20,7 +20,7 @@ TITLE_PX = 20
 
 
 def to_uint8(x_BCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] (clamped) as uint8, rounded to the nearest, on the CPU; inverse of ``data.prepare.to_float``."""
+    """Pictures in [-1, 1] (clamped) as uint8, rounded, on the CPU; the inverse of ``data.prepare.to_float``."""
     return ((x_BCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
