@@ -15,14 +15,14 @@ from limner.errors import ConfigError, LimnerError
 if TYPE_CHECKING:
     from limner.config import MethodConfig
 
-# Of a report's numbers: the reader's name for each, and where it keeps what chance and the truth itself reach.
+# Of a report's numbers: a name and which way is better; where it keeps what chance and the truth itself reach.
 METRICS: dict[str, tuple[str, str | float, str | float]] = {
-    "faithfulness": ("faithfulness (higher is better)", 0.0, 1.0),
-    "edge_f1": ("edge F1 (higher)", "chance", "ceiling"),
-    "iou": ("silhouette IoU (higher)", "iou_chance", "iou_ceiling"),
-    "kid": ("KID (lower)", "", "kid_floor"),
-    "frechet": ("Frechet distance (lower)", "", "frechet_floor"),
-    "diversity": ("diversity (higher)", "", ""),
+    "faithfulness": ("faithfulness ↑", 0.0, 1.0),
+    "edge_f1": ("edge F1 ↑", "chance", "ceiling"),
+    "iou": ("silhouette IoU ↑", "iou_chance", "iou_ceiling"),
+    "kid": ("KID ↓", "", "kid_floor"),
+    "frechet": ("Frechet distance ↓", "", "frechet_floor"),
+    "diversity": ("diversity ↑", "", ""),
 }
 
 
