@@ -30,7 +30,11 @@ class MethodConfig(BaseModel):
     batch_size: int = Field(16, ge=1, description="pictures a process sees at once")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are summed for one optimiser step")
     learning_rate: float = Field(1e-4, gt=0, description="of AdamW, after warm-up")
-    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
+    warmup_steps: int = Field(
+        default_factory=lambda given: min(50, given.get("steps", 0) // 10),
+        ge=0,
+        description="steps over which the learning rate rises from zero; default a tenth of the steps, at most 50",
+    )
     decay: Literal["constant", "cosine"] = Field("cosine", description="what the learning rate does after warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")

@@ -57,7 +57,8 @@ def fields(method: str, config: type[MethodConfig]) -> None:
         table.add_column(title, overflow="fold")
     for name, field in config.model_fields.items():
         if name != "method":
-            default = "(required)" if field.is_required() else _plain(field.get_default())
+            derived = field.default_factory is not None  # from other fields; the description says how
+            default = "(required)" if field.is_required() else "" if derived else _plain(field.get_default())
             table.add_row("--" + name.replace("_", "-"), _type(field.annotation), default, field.description or "")
     console = Console()
     console.print(f"limner train {method} [--FIELD VALUE]...\n", markup=False, highlight=False)

@@ -14,7 +14,7 @@ from limner.config import resolve as resolve_config
 from limner.data.cache import Cache
 from limner.data.load import Loader, Recipe
 from limner.data.read import read
-from limner.errors import DataError, RunError
+from limner.errors import ConfigError, DataError, RunError
 from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.priors.sd import StableDiffusion
@@ -105,7 +105,10 @@ def load_prior(name: str) -> Prior:
     """A prior by name, else a diffusers folder."""
     if Path(name).is_dir():
         return StableDiffusion.from_folder(name)
-    return find.load("prior", name)()
+    try:
+        return find.load("prior", name)()
+    except ConfigError as error:
+        raise ConfigError(str(error), f"{error.hint}; or give a diffusers folder") from None
 
 
 def _refuse(samples: list[Sample], method: Method, config: MethodConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +84,7 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
     shown = _rows(samples[:NUM_SHOWN], sketch, made["prior"][1], truth)
     report.write(run, result, shown, read_log(run / "log.jsonl"))
     _card(run, job, result)
-    return result
+    return json.loads((run / "report.json").read_text(encoding="utf-8"))
 
 
 def _make(job: Job, loader: Loader, samples: Sequence[Sample], title: str) -> tuple[Tensor, Tensor]:
@@ -139,9 +140,7 @@ def demo(out: Path = Path("runs/demo")) -> dict[str, Any]:
     method = "concat"
     assert method in find.names("method")
     train(resolve(method, {**DEMO, "out": out}))
-    result = evaluate(out)
-    console.print(f"look at {out / 'report.html'}")
-    return result
+    return evaluate(out)
 
 
 # Chosen on the validation concepts; docs/log.md says how.

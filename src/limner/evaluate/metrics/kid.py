@@ -20,12 +20,13 @@ def kid(x_ND: Tensor, y_MD: Tensor) -> float:
 def interval(x_ND: Tensor, y_MD: Tensor, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval of ``kid`` over the pictures of both sets: the ``level`` percentiles of 500 resamples.
 
-    A picture that is drawn twice is not compared with itself, else every resample would lie above the estimate.
+    A picture that is drawn twice is not compared with itself, else every resample would lie above the estimate; the
+    rare resample of a small set that holds one picture only has no value, and is left out.
     """
     generator = torch.Generator().manual_seed(seed)
     counts = (_counts(NUM_RESAMPLES, len(set_), generator) for set_ in (x_ND, y_MD))
     values = _mmd(*_kernels(x_ND, y_MD), *counts)
-    low, high = values.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype)).tolist()
+    low, high = values.nanquantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=values.dtype)).tolist()
     return low, high
 
 
