@@ -143,7 +143,8 @@ def train(ctx: click.Context, words: tuple[str, ...]) -> None:
     if dry_run:
         click.echo(dump(config), nl=False)
     else:
-        run.train(config)
+        folder = run.train(config)
+        click.echo(f"trained: {folder}; score it with: limner evaluate {folder}")
 
 
 def _method_in(file: str | bool | None) -> str | None:

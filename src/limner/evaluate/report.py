@@ -134,6 +134,8 @@ def _caption(report: Mapping[str, Any], num_rows: int) -> str:
         said.append(
             f"{arm['num_concepts']} held-out sketches, {arm['num_samples']} samples each; {num_rows} are shown."
         )
+    if "before" in report["arms"]:
+        said.append("'prior': the prior after this fine-tune; 'before': the prior as it was, told the caption alone.")
     said.append("Small figures are 95 % bootstrap intervals over pictures: they do not cover other training seeds.")
     if "ceiling" in report:
         said.append("Chance is the true picture of another sketch; truth is the true picture of the sketch itself.")
