@@ -104,7 +104,7 @@ def test_two_processes_equal_one_with_twice_the_batch(ground: Path, tmp_path: Pa
             )
         elif name.startswith("weights/"):
             # AdamW turns a gradient that is zero but for rounding into a whole step of either sign; so: on average.
-            assert (right[name] - tensor).abs().mean() < 2e-6, name
+            assert (right[name] - tensor).abs().mean() < 1e-5, name
 
 
 def test_a_players_update_leaves_no_gradient_in_the_other(ground: Path, tmp_path: Path) -> None:

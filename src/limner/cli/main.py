@@ -143,8 +143,7 @@ def train(ctx: click.Context, words: tuple[str, ...]) -> None:
     if dry_run:
         click.echo(dump(config), nl=False)
     else:
-        folder = run.train(config)
-        click.echo(f"trained: {folder}; score it with: limner evaluate {folder}")
+        run.train(config)
 
 
 def _method_in(file: str | bool | None) -> str | None:

@@ -71,6 +71,8 @@ def train(config: MethodConfig) -> Path:
         raise
     finally:
         accelerator.end_training()
+    if main:
+        console.print(f"trained: {folder}; score it with: limner evaluate {folder}", soft_wrap=True)
     return folder
 
 
