@@ -87,12 +87,15 @@ def test_one_batch_of_eight_equals_four_accumulated_batches_of_two(ground: Path,
 
 
 @pytest.mark.parametrize(
-    "method", ["piti", *(str(HERE / "methods" / f"{name}.py") for name in ("policy_gradient", "reward_gradient"))]
+    ("method", "path"),
+    [("piti", "flow"), ("two_player", "eps"), ("policy_gradient", "v"), ("reward_gradient", "flow")],
 )
-def test_two_processes_equal_one_with_twice_the_batch(ground: Path, tmp_path: Path, method: str) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(ground: Path, tmp_path: Path, method: str, path: str) -> None:
+    own = HERE / "methods" / f"{method}.py"
+    method = str(own) if own.is_file() else method
     more = {"steps": 2, "save_every": 2, "sample_every": 2, "evaluate_every": 2, "learning_rate": 1e-4}
-    one = run.train(configure(ground, tmp_path / "one", method, "v", batch_size=4, **more))
-    config = configure(ground, tmp_path / "two", method, "v", batch_size=2, **more)
+    one = run.train(configure(ground, tmp_path / "one", method, path, batch_size=4, **more))
+    config = configure(ground, tmp_path / "two", method, path, batch_size=2, **more)
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(29500 + os.getpid() % 400)]
     subprocess.run(command(config, tmp_path, *torchrun), env=ENVIRONMENT, check=True, timeout=120)
     left, right = weights(one, 2), weights(tmp_path / "two", 2)

@@ -19,7 +19,7 @@ from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.priors.sd import StableDiffusion
 from limner.sampling.images import to_uint8
-from limner.train import checkpoint
+from limner.train import checkpoint, progress
 from limner.types import Dice, Sample
 
 VALIDATION_SEED = 1_000_003
@@ -148,17 +148,20 @@ def open_run(run: Path, device: torch.device) -> tuple[Job, int]:
     return job, state["step"]
 
 
-def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int) -> torch.Tensor:
-    """One generated picture for each sample's caption and condition, uint8 BCHW, at the run's own settings."""
+def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: str = "") -> torch.Tensor:
+    """One generated picture for each sample's caption and condition, uint8 BCHW, at the run's own settings.
+
+    With a ``title`` a progress bar is shown.
+    """
     made = []
-    for first in range(0, len(samples), 32):
-        some = samples[first : first + 32]
-        condition = None
-        if job.method.condition_px:
-            condition = torch.stack([loader.condition(sample) for sample in some]).to(loader.device)
-        dice = Dice(seed, 0, range(first, first + len(some)), loader.device)
-        made.append(
-            job.method.generate(
+    with progress.bar(title, len(samples), 0, 1, shown=bool(title)) as advance:
+        for first in range(0, len(samples), 32):
+            some = samples[first : first + 32]
+            condition = None
+            if job.method.condition_px:
+                condition = torch.stack([loader.condition(sample) for sample in some]).to(loader.device)
+            dice = Dice(seed, 0, range(first, first + len(some)), loader.device)
+            drawn = job.method.generate(
                 [sample.caption for sample in some],
                 condition,
                 dice.normal(*job.method.prior.latent_CHW),
@@ -166,5 +169,6 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int) -> torc
                 guidance_scale=job.config.guidance_scale,
                 guidance=job.config.guidance,
             )
-        )
-    return to_uint8(torch.cat(made)).cpu()
+            made.append(to_uint8(drawn))
+            advance(first + len(some))
+    return torch.cat(made)

@@ -89,10 +89,9 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
 
 def _make(job: Job, loader: Loader, samples: Sequence[Sample], title: str) -> tuple[Tensor, Tensor]:
     """(one picture of each sample, NCHW; three of the first few, NKCHW), uint8."""
-    with console.status(f"drawing {len(samples)} held-out pictures ({title})"):
-        firsts = pictures(job, loader, list(samples), seed=0)
-        few = list(samples[:NUM_SHOWN])
-        more = [pictures(job, loader, few, seed=seed) for seed in range(1, SAMPLES_SHOWN)]
+    firsts = pictures(job, loader, list(samples), seed=0, title=f"drawing, {title}")
+    few = list(samples[:NUM_SHOWN])
+    more = [pictures(job, loader, few, seed=seed) for seed in range(1, SAMPLES_SHOWN)]
     return firsts, torch.stack([firsts[: len(few)], *more], dim=1)
 
 

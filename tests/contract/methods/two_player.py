@@ -23,7 +23,7 @@ class TwoPlayer(Method):
         torch.manual_seed(config.seed)
         channels = prior.latent_CHW[0]
         self.judge = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.SiLU(), nn.Flatten(), nn.LazyLinear(1)
+            nn.Conv2d(channels, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Flatten(), nn.LazyLinear(1)
         )
         self.judge(torch.zeros(2, *prior.latent_CHW))
 
