@@ -73,9 +73,10 @@ def make_models(shape: str, latent_channels: int, tokenizer: CLIPTokenizer) -> t
 
 
 def loss_of(models, scheduler, z_BCHW: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
-    """MSE on v; steps spread evenly over the batch, which lowers the noise of the gradient."""
+    """MSE on v. Steps are spread over the batch, which lowers the noise of the gradient, and lean towards much noise:
+    there shapes are decided, and on so few pictures shapes are what is missing."""
     B = len(z_BCHW)
-    t_B = ((torch.arange(B) + torch.rand(B)) / B * 1000).long().clamp(max=999)
+    t_B = (((torch.arange(B) + torch.rand(B)) / B) ** 0.7 * 1000).long().clamp(max=999)
     noise_BCHW = torch.randn_like(z_BCHW)
     noisy_BCHW = scheduler.add_noise(z_BCHW, noise_BCHW, t_B)
     target_BCHW = scheduler.get_velocity(z_BCHW, noise_BCHW, t_B)
@@ -94,7 +95,7 @@ def train_step(models, optimiser, scheduler, batch) -> float:
     optimiser.zero_grad()
     loss = loss_of(models, scheduler, *batch)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
     optimiser.step()
     return loss.item()
 
@@ -121,21 +122,17 @@ def store(path: Path, models, ema, optimiser, progress: dict) -> None:
     path.with_suffix(".new").replace(path)
 
 
-def train(options) -> None:
-    """One slice: restores, trains by the clock, stores, exports, draws a sheet."""
-    torch.manual_seed(int(time.time()))
-    data, scheduler = Latents(options.scratch), make_scheduler()
-    models = make_models(options.shape, data.latents.shape[1], data.tokenizer).to(memory_format=torch.channels_last)
-    ema = copy.deepcopy(models).requires_grad_(False)
-    optimiser = torch.optim.AdamW(models.parameters(), lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01)
-    state_path = options.scratch / "denoiser.pt"
-    progress = restore(state_path, models, ema, optimiser)
+def train_slice(models, ema, optimiser, scheduler, data: Latents, progress: dict, options) -> None:
+    """Trains by the clock and writes into `progress`."""
+    # The same weights, the UNet fused: an eighth less arithmetic time on a CPU, minutes to compile the first time.
+    run = {"unet": torch.compile(models["unet"]) if options.compile else models["unet"]}
+    run["text_encoder"] = models["text_encoder"]
     before_s, start, losses, lap = progress["seconds"], time.time(), [], time.time()
     while time.time() - start < 60 * options.minutes:
         done = progress["seconds"] / (60 * options.total_minutes)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(options.rate, progress["steps"], done)
-        losses.append(train_step(models, optimiser, scheduler, data.draw(options.batch)))
+        losses.append(train_step(run, optimiser, scheduler, data.draw(options.batch)))
         progress["steps"] += 1
         progress["pictures"] += options.batch
         progress["seconds"] = before_s + time.time() - start
@@ -145,11 +142,23 @@ def train(options) -> None:
             mean = sum(losses) / 100
             print(f"step {progress['steps']}, {done:.3f} done, loss {mean:.4f}, {rate:.0f} pictures/s", flush=True)
             losses, lap = [], time.time()
-    store(state_path, models, ema, optimiser, progress)
-    vae = read_autoencoder(options.scratch / "vae")
-    export.write_pipeline(ema, vae, data.tokenizer, scheduler, options.assets / "mini", progress)
-    export.draw_sheet(options.assets / "mini", options.scratch / f"sheet_{progress['steps']:06d}.png")
-    print(json.dumps(progress), flush=True)
+
+
+def train(options) -> None:
+    """Restores, then slice by slice: trains, stores, exports, draws a sheet."""
+    torch.manual_seed(int(time.time()))
+    data, scheduler = Latents(options.scratch), make_scheduler()
+    vae, state_path = read_autoencoder(options.scratch / "vae"), options.scratch / "denoiser.pt"
+    models = make_models(options.shape, data.latents.shape[1], data.tokenizer).to(memory_format=torch.channels_last)
+    ema = copy.deepcopy(models).requires_grad_(False)
+    optimiser = torch.optim.AdamW(models.parameters(), lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    progress = restore(state_path, models, ema, optimiser)
+    for _ in range(options.slices):
+        train_slice(models, ema, optimiser, scheduler, data, progress, options)
+        store(state_path, models, ema, optimiser, progress)
+        export.write_pipeline(ema, vae, data.tokenizer, scheduler, options.assets / "mini", progress)
+        export.draw_sheet(options.assets / "mini", options.scratch / f"sheet_{progress['steps']:06d}.png")
+        print(json.dumps(progress), flush=True)
 
 
 def bench(scratch: Path, batch: int, seconds: float) -> None:
@@ -177,7 +186,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument("--minutes", type=float, default=10, help="length of this slice (bench: of each shape)")
+    parser.add_argument("--slices", type=int, default=1, help="how many slices in this run")
     parser.add_argument("--total-minutes", type=float, default=70, help="length of all slices: the schedule follows it")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet (needs a C++ compiler)")
     options = parser.parse_args()
     if options.what == "bench":
         bench(options.scratch, options.batch, 60 * options.minutes)

@@ -37,10 +37,10 @@ class Encoder(nn.Module):
         super().__init__()
         num_halvings = int(math.log2(side_px // grid))
         widths = [32] + [min(32 * 2**i, token_dim) for i in range(1, num_halvings)] + [token_dim]
-        stem: list[nn.Module] = [nn.Conv2d(3, widths[0], 7, padding=3)]
+        stem: list[nn.Module] = [nn.Conv2d(3, widths[0], 7, padding=3, bias=False)]  # a norm takes a bias away
         for narrow, wide in pairwise(widths):
             stem += [nn.InstanceNorm2d(narrow, affine=True), nn.LeakyReLU(0.2)]
-            stem += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1)]
+            stem += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=len(stem) == 3 * num_halvings)]
         self.stem = nn.Sequential(*stem)
         self.position_LD = nn.Parameter(_sines(grid, token_dim))
         self.summary_1D = nn.Parameter(torch.randn(1, token_dim) * 0.02)
