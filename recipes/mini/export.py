@@ -4,6 +4,7 @@ python recipes/mini/export.py --folder src/limner/assets/mini --sheet sheet.png
 """
 
 import argparse
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -48,8 +49,7 @@ def swap(new: Path, folder: Path) -> None:
 
 def halved(model, folder: Path) -> None:
     """16-bit weights; the config still says float32, so that a CPU loads what it can run."""
-    type(model).save_pretrained(model.half(), folder)
-    model.float()
+    copy.deepcopy(model).half().save_pretrained(folder)
     if isinstance(model, CLIPTextModel):
         config = json.loads((folder / "config.json").read_text())
         config["dtype"] = "float32"
