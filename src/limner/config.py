@@ -24,7 +24,7 @@ class MethodConfig(BaseModel):
     prior: str = Field("mini", description="the pretrained model: a name from 'limner list' or a diffusers folder")
     data: str = Field("fluent", description="a data set's name, a folder, or a zip of a folder")
     out: Path | None = Field(None, description="run folder; default runs/METHOD-DATA")
-    seed: int = Field(0, ge=0, description="of the data's order, the noise, and new weights")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="of the data's order, the noise, and new weights")
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch_size: int = Field(16, ge=1, description="pictures a process sees at once")
@@ -94,7 +94,7 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
             raise ConfigError(f"unknown option '{name}'{where}.", did_you_mean(name, kind.model_fields)) from None
         if not first["loc"]:
             raise ConfigError(first["msg"].removeprefix("Value error, ") + ".", "change one of the two") from None
-        description = kind.model_fields[name].description or ""
+        description = kind.model_fields[str(first["loc"][0])].description or ""
         given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
         raise ConfigError(
             f"option '{name}'{where}: {first['msg'].lower()}{given}.", f"{name} is {description}"
@@ -113,7 +113,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} does not exist.", "give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.", "mend that line") from None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{file} holds no 'key: value' lines.", "see recipes/ for examples")
     return values
 

@@ -49,9 +49,10 @@ def load(kind: str, name: str) -> Any:
         module_name, _, attribute = name.rpartition(".")
         try:
             return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise ConfigError(
-                f"{kind} '{name}' cannot be imported: {error}.", "give module.Class, or a path that ends in .py"
+                f"{kind} '{name}' is neither there nor can it be imported: {error}.",
+                "give a name from 'limner list', module.Class, or a path that ends in .py",
             ) from error
     known = names(kind)
     if name not in known:

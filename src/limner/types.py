@@ -55,10 +55,6 @@ class Cond:
     def parts(self) -> tuple[Tensor | None, ...]:
         return self.tokens_BLD, self.pooled_BD, self.channels_BCHW
 
-    def repeat(self, num: int) -> Cond:
-        """Each row ``num`` times in succession: B -> B * num."""
-        return self.map(lambda part: part.repeat_interleave(num, dim=0))
-
     def expand(self, num: int) -> Cond:
         """A condition of one row, seen as ``num`` rows without a copy."""
         return self.map(lambda part: part.expand(num, *part.shape[1:]))
@@ -118,12 +114,14 @@ class Batch:
 
     mean_BCHW, std_BCHW: the picture's latent distribution as the prior's encoder gave it (cached). text: the caption,
     embedded (cached). condition_BCHW: the paired or computed condition picture in [-1, 1], at the method's
-    ``condition_px``. step: whole optimiser steps done so far. dice: the only source of randomness a method may use.
+    ``condition_px``. meta: what else the data says of each picture. step: whole optimiser steps done so far. dice: the
+    only source of randomness a method may use.
     """
 
     step: int
     keys: list[str]
     captions: list[str]
+    meta: list[dict[str, Any]]
     mean_BCHW: Tensor
     std_BCHW: Tensor
     text: Cond

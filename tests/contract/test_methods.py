@@ -98,8 +98,9 @@ def test_trains_resumes_bit_for_bit_and_samples(ground: Path, tmp_path: Path, me
     assert logs[0] == logs[1]
     assert [row["step"] for row in logs[0]] == [1, 2, 3, 4, 4]
 
-    job, step = run.open_run(whole, torch.device("cpu"))
+    _, opened, step = run.open_run(whole, torch.device("cpu"))
     assert step == 4
+    job = run.build(config, torch.device("cpu"), opened)
     made = run.pictures(job, job.test, list(job.test.samples), seed=0)
     assert made.dtype == torch.uint8
     assert made.shape == (len(job.test.samples), 3, job.method.prior.image_px, job.method.prior.image_px)
@@ -130,9 +131,9 @@ def _translates(method: str) -> bool:
 def test_lora_leaves_the_prior_alone(ground: Path, tmp_path: Path, method: str) -> None:
     config = configure(ground, tmp_path / "run", method, "eps", adapter="lora", rank=2)
     folder = run.train(config)
-    job, _ = run.open_run(folder, torch.device("cpu"))
+    _, opened, _ = run.open_run(folder, torch.device("cpu"))
     prior = run.load_prior(str(ground / "eps"))
-    own = {name.replace(".base_layer", ""): value for name, value in job.method.prior.network.state_dict().items()}
+    own = {name.replace(".base_layer", ""): value for name, value in opened.prior.network.state_dict().items()}
     changed = (
         {name for name, value in prior.network.state_dict().items() if not torch.equal(own[name], value)}
         if method != "concat"
@@ -154,7 +155,7 @@ def test_a_new_method_is_one_file(ground: Path, tmp_path: Path) -> None:
     )
     folder = run.train(configure(ground, tmp_path / "run", str(file), "flow"))
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[0])["step"] == 1
-    assert run.open_run(folder, torch.device("cpu"))[1] == 4
+    assert run.open_run(folder, torch.device("cpu"))[2] == 4
 
 
 def test_every_prior_that_is_found_keeps_the_contract() -> None:
@@ -183,6 +184,36 @@ def test_another_configuration_is_refused_in_the_same_folder(ground: Path, tmp_p
         run.train(configure(ground, tmp_path / "run", "finetune", "v", learning_rate=0.5))
 
 
+def test_a_mistake_before_the_first_checkpoint_does_not_claim_the_folder(ground: Path, tmp_path: Path) -> None:
+    with pytest.raises(LimnerError, match="does not exist"):
+        run.train(configure(ground, tmp_path / "run", "finetune", "v", data=str(tmp_path / "typo")))
+    run.train(configure(ground, tmp_path / "run", "finetune", "v"))
+
+
+def test_too_few_pictures_to_hold_any_back_are_not_scored(ground: Path, tmp_path: Path) -> None:
+    data = pairs_folder(tmp_path / "five", num=5)
+    folder = run.train(configure(ground, tmp_path / "run", "concat", "v", data=str(data)))
+    with pytest.raises(LimnerError, match="holds no picture back"):
+        run.evaluate(folder)
+
+
+def test_a_run_draws_without_its_data(ground: Path, tmp_path: Path) -> None:
+    data = pairs_folder(tmp_path / "pairs")
+    folder = run.train(configure(ground, tmp_path / "run", "concat", "v", data=str(data)))
+    sketch = (data / "source" / "disc00.png").rename(tmp_path / "sketch.png")
+    data.rename(tmp_path / "elsewhere")
+    assert len(run.sample(folder, prompts=[], inputs=[sketch], num_images=1, steps=2)) == 1
+
+
+def test_weights_of_another_shape_of_method_are_refused(ground: Path, tmp_path: Path) -> None:
+    config = configure(ground, tmp_path / "run", "piti", "v")
+    folder = run.train(config)
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("encoder_layers: 1", "encoder_layers: 2"))
+    with pytest.raises(LimnerError, match="encoder/layers"):
+        run.open_run(folder, torch.device("cpu"))
+
+
 def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(ground: Path, tmp_path: Path) -> None:
     config = configure(ground, tmp_path / "run", "finetune", "v", steps=6)
     original = Trainer._backward
@@ -195,7 +226,7 @@ def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(ground: Path, tm
     with pytest.MonkeyPatch.context() as patch, pytest.raises(LimnerError, match=r"step 5; .*step-000004"):
         patch.setattr(Trainer, "_backward", poison)
         run.train(config)
-    assert run.open_run(tmp_path / "run", torch.device("cpu"))[1] == 4
+    assert run.open_run(tmp_path / "run", torch.device("cpu"))[2] == 4
 
 
 def test_bad_data_is_refused_before_training(ground: Path, tmp_path: Path) -> None:

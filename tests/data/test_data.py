@@ -6,6 +6,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -73,6 +74,14 @@ def test_bad_metadata_is_named_by_its_line(pairs: Path, lines: str, said: str) -
     assert caught.value.hint
 
 
+def test_a_zip_with_its_folder_on_top_reads_too(pairs: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
+        for file in sorted(pairs.rglob("*.*")):
+            archive.write(file, Path("my_pairs") / file.relative_to(pairs))
+        archive.writestr("__MACOSX/x", "")
+    assert [sample.key for sample in read(tmp_path / "pairs.zip")] == [sample.key for sample in read(pairs)]
+
+
 def test_bad_folders_are_named(pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path / "nowhere")
@@ -108,6 +117,22 @@ def test_transparency_lies_on_white_and_exif_is_obeyed(tmp_path: Path) -> None:
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
     assert open_picture(tmp_path / "turned.jpg").size == (8, 4)
+
+
+def test_sixteen_bits_keep_their_grey_and_animations_are_refused(tmp_path: Path) -> None:
+    grey = np.full((4, 4), 20000, dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert open_picture(tmp_path / "deep.png").getpixel((0, 0)) == (78, 78, 78)
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=r"moving\.webp is animated"):
+        open_picture(tmp_path / "moving.webp")
+
+
+def test_halves_of_different_shape_are_refused(pairs: Path) -> None:
+    Image.new("RGB", (32, 16)).save(pairs / "source" / "disc05.png")
+    with pytest.raises(DataError, match=r"disc05\.png is 32 x 16 pixels and its other half 16 x 16"):
+        list(_loader(pairs).encode_all())
 
 
 @pytest.mark.parametrize("content", [b"", b"text", "half"])

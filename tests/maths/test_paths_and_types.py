@@ -52,7 +52,6 @@ def test_cond_rows():
     assert len(both) == 4
     assert both.pooled_BD is None
     assert both.tokens_BLD[:, 0, 0].tolist() == [1, 1, 2, 2]
-    assert both.repeat(2).channels_BCHW[:, 0, 0, 0].tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
     assert len(cond(3.0, rows=1).expand(5)) == 5
     mixed = cond(1.0).where(torch.tensor([True, False]), cond(2.0))
     assert mixed.tokens_BLD[:, 0, 0].tolist() == [1, 2]

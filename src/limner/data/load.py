@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from limner.data.cache import Cache
-from limner.data.prepare import load
+from limner.data.prepare import load, open_picture
+from limner.errors import DataError
 from limner.types import Batch, Dice, Sample
 
 
@@ -70,6 +71,7 @@ class Loader:
             step=step,
             keys=[sample.key for sample in samples],
             captions=captions,
+            meta=[sample.meta for sample in samples],
             mean_BCHW=mean.to(self.device),
             std_BCHW=std.to(self.device),
             text=self.cache.texts(captions).map(lambda part: part.to(self.device)),
@@ -78,7 +80,13 @@ class Loader:
         )
 
     def encode_all(self) -> Iterator[int]:
-        """Fill the cache with every picture (and its mirror image) and caption; yields how many samples are done."""
+        """Read every file and fill the cache with every picture (and its mirror image) and caption.
+
+        Yields how many samples are done.
+
+        Raises:
+            DataError: a picture that cannot be read, or a pair whose halves differ in shape.
+        """
         for first in range(0, len(self.samples), 32):
             some = self.samples[first : first + 32]
             for flip in (False, True) if self.recipe.flip else (False,):
@@ -88,6 +96,8 @@ class Loader:
                     lambda i, some=some, flip=flip: self._picture(some[i], flip).to(self.device),  # type: ignore
                 )
             self.cache.texts([sample.caption for sample in some])
+            for sample in some:
+                self._check_pair(sample)
             yield first + len(some)
 
     def condition(self, sample: Sample) -> Tensor:
@@ -105,6 +115,16 @@ class Loader:
         assert sample.source is not None  # run.py has refused samples without one
         condition = load(sample.source, self.recipe.condition_px)
         return condition.flip(-1) if flip else condition
+
+    def _check_pair(self, sample: Sample) -> None:
+        if not self.recipe.condition_px or self.recipe.condition or sample.source is None:
+            return
+        (w, h), (v, g) = open_picture(sample.image).size, open_picture(sample.source).size
+        if abs(w * g - v * h) > 0.02 * v * h:
+            raise DataError(
+                f"{sample.source} is {v} x {g} pixels and its other half {w} x {h}: they cannot lie on each other.",
+                "cut both to the same shape",
+            )
 
     def _digest(self, sample: Sample) -> bytes:
         if sample.key not in self._digests:

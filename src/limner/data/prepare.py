@@ -6,6 +6,8 @@ A picture and its condition get the same geometry: scaled so that the short side
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from importlib.resources.abc import Traversable
 
 import numpy as np
@@ -25,13 +27,20 @@ def open_picture(file: Traversable) -> Image.Image:
         DataError: a file that is empty, cut short, or no picture.
     """
     try:
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(file.read_bytes())))
+        picture = Image.open(io.BytesIO(file.read_bytes()))
+        if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # PIL's own way to ask for an animation
+            raise DataError(f"{file} is animated.", "save the frame you mean as a PNG")
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I;16"):
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))  # else conversion cuts at 255
+        if picture.mode in ("I", "F"):
+            raise DataError(f"{file} has 32-bit pixels of unknown range.", "save it with 8 or 16 bits a channel")
         if picture.has_transparency_data:
             alpha = picture.convert("RGBA")
             picture = Image.new("RGBA", alpha.size, (*BACKGROUND, 255))
             picture.alpha_composite(alpha)
         return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read as a picture: {error}.", "replace the file or move it away") from None
 
 

@@ -50,7 +50,10 @@ def _open(path: Path) -> Traversable:
     if path.is_dir():
         return path
     try:
-        return zipfile.Path(zipfile.ZipFile(path))  # type: ignore[return-value]
+        inside = zipfile.Path(zipfile.ZipFile(path))
+        tops = [top for top in inside.iterdir() if top.name != "__MACOSX"]
+        # Many programs put the zipped folder itself at the top.
+        return tops[0] if len(tops) == 1 and tops[0].is_dir() else inside  # type: ignore[return-value]
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path} is neither a folder nor a zip: {error}.", "give the folder of pictures") from None
 
@@ -58,7 +61,7 @@ def _open(path: Path) -> Traversable:
 def _from_metadata(folder: Traversable) -> Iterator[Sample]:
     file = folder / "metadata.jsonl"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8: {error}.", "save it as UTF-8") from None
     seen: set[str] = set()
@@ -68,6 +71,10 @@ def _from_metadata(folder: Traversable) -> Iterator[Sample]:
         try:
             row = json.loads(line)
             name = row.pop("file_name")
+            if not all(isinstance(row.get(key, ""), str) for key in ("source", "caption", "text", "split")):
+                raise TypeError("source, caption and split are strings")
+            if not isinstance(name, str):
+                raise TypeError("file_name is a string")
         except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
             raise DataError(
                 f"{file}, line {number}: {error if str(error) else type(error).__name__}.",
@@ -120,7 +127,7 @@ def _sample(name: str, picture: Traversable, source: Traversable | None) -> Samp
     # zipfile.Path offers .parent; Traversable's protocol does not name it, though every implementation has it.
     sidecar = picture.parent / f"{name}.txt"  # type: ignore[attr-defined]
     try:
-        caption = sidecar.read_text(encoding="utf-8").strip() if sidecar.is_file() else ""
+        caption = sidecar.read_text(encoding="utf-8-sig").strip() if sidecar.is_file() else ""
     except UnicodeDecodeError as error:
         raise DataError(f"{sidecar} is not UTF-8: {error}.", "save it as UTF-8") from None
     return Sample(name, caption, picture, source)

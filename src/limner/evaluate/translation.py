@@ -43,7 +43,7 @@ def score(
     return {
         "edge_f1": float(f1_N.mean()),
         "edge_f1_interval": interval.interval(f1_N, seed),
-        "faithfulness": (float(f1_N.mean()) - scale.chance) / (scale.ceiling - scale.chance),
+        "faithfulness": scale.place(float(f1_N.mean())),
         "iou": float(overlap.mean()),
         **generation.score(truth_uint8_NCHW, samples_uint8_NKCHW, embed, seed),
     }
@@ -72,6 +72,10 @@ def reference(sketch_uint8_NCHW: Tensor, truth_uint8_NCHW: Tensor, embed: Embedd
 class _Scale:
     ceiling: float
     chance: float
+
+    def place(self, value: float) -> float | None:
+        """0 at chance, 1 at the ceiling; None where the truth itself is no better than chance."""
+        return (value - self.chance) / (self.ceiling - self.chance) if self.ceiling > self.chance else None
 
 
 def _scale(matrix_NN: Tensor) -> _Scale:

@@ -7,10 +7,11 @@
         def step(self, batch):                      # any number of updates, in order
             yield Update("network", loss)
 
-The trainer runs ``for update in method.step(batch)``: the code after a ``yield`` runs when that update has been counted
-and, at ``accumulate``, applied; so a discriminator's update sees the generator as its own update left it. The gradient
-of an update reaches the weights it names and no others. All randomness comes from ``batch.dice``: that is what makes
-a resumed run, and a run on several machines, equal to an uninterrupted one.
+The trainer runs ``for update in method.step(batch)``: the code after a ``yield`` runs when that update has been applied
+(with ``accumulate``, summed with those of the other micro-batches first); so a discriminator's update sees the
+generator as its own update left it. The gradient of an update reaches the weights it names and no others. All
+randomness comes from ``batch.dice``: that is what makes a resumed run, and a run on several machines, equal to an
+uninterrupted one. New weights need no seeding: ``__init__`` runs under the configuration's seed.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ condition's, positions start as sines instead of uninitialised memory, dropout o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from limner.config import TranslateConfig
@@ -25,22 +25,23 @@ from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.types import Batch, Cond, Update
 
+NUM_HALVINGS = 3  # a token looks at 8 x 8 pixels of the condition, whatever the grid
+
 
 class Encoder(nn.Module):
     """A condition picture -> (grid * grid + 1) tokens of the prior's width, and a pooled vector if it has one.
 
-    Halving convolutions (instance norm, leaky ReLU) down to ``grid`` x ``grid``, then pre-norm transformer layers over
-    the cells and one summary token, which comes last.
+    Halving convolutions (instance norm, leaky ReLU) from 8 grid x 8 grid pixels down to grid x grid, then pre-norm
+    transformer layers over the cells and one summary token, which comes last.
     """
 
-    def __init__(self, side_px: int, grid: int, token_dim: int, pooled_dim: int | None, num_layers: int) -> None:
+    def __init__(self, grid: int, token_dim: int, pooled_dim: int | None, num_layers: int) -> None:
         super().__init__()
-        num_halvings = int(math.log2(side_px // grid))
-        widths = [32] + [min(32 * 2**i, token_dim) for i in range(1, num_halvings)] + [token_dim]
+        widths = [32] + [min(32 * 2**i, token_dim) for i in range(1, NUM_HALVINGS)] + [token_dim]
         stem: list[nn.Module] = [nn.Conv2d(3, widths[0], 7, padding=3, bias=False)]  # a norm takes a bias away
         for narrow, wide in pairwise(widths):
             stem += [nn.InstanceNorm2d(narrow, affine=True), nn.LeakyReLU(0.2)]
-            stem += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=len(stem) == 3 * num_halvings)]
+            stem += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1, bias=len(stem) == 3 * NUM_HALVINGS)]
         self.stem = nn.Sequential(*stem)
         self.position_LD = nn.Parameter(_sines(grid, token_dim))
         self.summary_1D = nn.Parameter(torch.randn(1, token_dim) * 0.02)
@@ -67,28 +68,32 @@ class Piti(Method):
     class Config(TranslateConfig):
         """What the encoder is, and how long it learns alone."""
 
-        encoder_steps: int = Field(300, ge=0, description="steps of the first stage, in which only the encoder learns")
+        encoder_steps: int = Field(
+            default_factory=lambda given: given.get("steps", 0) * 3 // 10,
+            ge=0,
+            description="steps of the first stage, in which only the encoder learns; default three tenths of the steps",
+        )
         encoder_learning_rate: float = Field(5e-4, gt=0, description="of the encoder, which starts from random weights")
         encoder_layers: int = Field(2, ge=1, description="transformer layers of the encoder (the paper: 8)")
         token_grid: int = Field(
             16, ge=1, description="the condition becomes token_grid x token_grid tokens and a summary"
         )
 
+        @model_validator(mode="after")
+        def _check_stages(self) -> Self:
+            if self.encoder_steps >= self.steps:
+                raise ValueError(f"encoder_steps ({self.encoder_steps}) must be smaller than steps ({self.steps})")
+            return self
+
     config: Config
 
     def __init__(self, prior: Prior, config: Config) -> None:
         super().__init__(prior, config)
-        self.condition_px = 2 * prior.image_px
+        self.condition_px = config.token_grid * 2**NUM_HALVINGS
         self.network = prior.adapt(config.adapter, config.rank, config.alpha)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.encoder = Encoder(
-                self.condition_px, config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers
-            ).to(prior.device)
+        self.encoder = Encoder(config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers)
         self.null = prior.encode_text([""])
-        self.hand_over_at = (
-            frozenset({config.encoder_steps}) if 0 < config.encoder_steps < config.steps else frozenset()
-        )
+        self.hand_over_at = frozenset({config.encoder_steps} - {0})
 
     def learns(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "network": self.network}

@@ -63,11 +63,17 @@ class VariancePreserving(Path):
         angle = torch.acos(alphas_cumprod.double().clamp(0, 1).sqrt())
         self.angles = torch.cat([angle.new_zeros(1), angle])
         self.num_timesteps = len(alphas_cumprod)
+        self._angles_on: dict[torch.device, Tensor] = {}
 
     def _angle(self, t_B: Tensor) -> Tensor:
-        place = t_B.double().cpu().clamp(0, 1) * self.num_timesteps
+        """In float64 on a CPU; in float32 on an accelerator, where reading the table must not wait for the host."""
+        if t_B.device not in self._angles_on:
+            on_cpu = t_B.device.type == "cpu"
+            self._angles_on[t_B.device] = self.angles.to(torch.float64 if on_cpu else torch.float32).to(t_B.device)
+        angles = self._angles_on[t_B.device]
+        place = t_B.to(angles.dtype).clamp(0, 1) * self.num_timesteps
         low = place.floor().long().clamp(max=self.num_timesteps - 1)
-        return torch.lerp(self.angles[low], self.angles[low + 1], place - low)
+        return torch.lerp(angles[low], angles[low + 1], place - low)
 
     def a(self, t_B: Tensor) -> Tensor:
         return torch.cos(self._angle(t_B)).to(t_B)

@@ -35,6 +35,8 @@ class StableDiffusion(Prior):
         tokenizer: CLIPTokenizer,
         path: paths.Path,
     ) -> None:
+        if len(tokenizer) < 3:
+            raise PriorError("the tokenizer has no vocabulary.", "give a complete diffusers folder")
         self.network = unet
         self.path = path
         self.tokenizer = tokenizer
@@ -55,21 +57,27 @@ class StableDiffusion(Prior):
         """
         folder = Path(folder)
         index = _read_json(folder / "model_index.json")
-        needed = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel", "vae": None, "scheduler": None}
+        needed = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
+        needed |= {"vae": None, "tokenizer": None, "scheduler": None}
         for part, kind in needed.items():
             found = (index.get(part) or [None, None])[1]
             if not (folder / part).is_dir() or found is None:
                 raise PriorError(f"{folder} has no {part}/.", "give a complete diffusers folder")
             if kind is not None and found != kind:
                 raise PriorError(f"{folder}: {part} is a {found}.", f"this family needs a {kind}")
+        unet = _read_json(folder / "unet" / "config.json")
+        if unet.get("addition_embed_type") is not None or "text_encoder_2" in index:
+            raise PriorError(f"{folder} is of the SDXL family.", "this version takes Stable Diffusion 1.x and 2.x")
+        if unet["in_channels"] != unet["out_channels"]:
+            raise PriorError(f"{folder}: the unet reads more than the noisy latent.", "give the text-to-image model")
         autoencoder = AUTOENCODERS.get(index["vae"][1])
         if autoencoder is None:
             raise PriorError(f"{folder}: vae is a {index['vae'][1]}.", "known: " + ", ".join(AUTOENCODERS))
         try:
             return cls(
-                UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-                autoencoder.from_pretrained(folder / "vae", torch_dtype=torch.float32),
-                CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+                UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, use_safetensors=True),
+                autoencoder.from_pretrained(folder / "vae", torch_dtype=torch.float32, use_safetensors=True),
+                CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, use_safetensors=True),
                 CLIPTokenizer.from_pretrained(folder / "tokenizer"),
                 path_of(_read_json(folder / "scheduler" / "scheduler_config.json")),
             )

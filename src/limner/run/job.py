@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from limner import find
 from limner.config import MethodConfig, TranslateConfig, read_yaml
@@ -45,7 +47,7 @@ def resolve(method: str, flags: dict[str, Any], file: Path | None = None) -> Met
 
 @dataclass
 class Job:
-    """A configuration made real: what learns, and what it learns from."""
+    """A configuration made real: what learns, and what it learns from and is measured on."""
 
     config: MethodConfig
     method: Method
@@ -54,24 +56,30 @@ class Job:
     test: Loader
 
 
-def build(config: MethodConfig, device: torch.device) -> Job:
-    """Prior, method and data of a configuration, on a device.
+def build_method(config: MethodConfig, device: torch.device) -> Method:
+    """The prior and the method of a configuration, on a device; new weights are those of the configuration's seed."""
+    prior = load_prior(config.prior).to(device)
+    if config.from_scratch:
+        prior.reinitialise(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        method: Method = find.load("method", config.method)(prior, config)
+    for module in method.learns().values():
+        module.to(device)
+    return method
+
+
+def build(config: MethodConfig, device: torch.device, method: Method | None = None) -> Job:
+    """Data and method of a configuration, on a device.
 
     Raises:
         LimnerError: whatever of them cannot be had, before any training.
     """
     samples = load_data(config.data)
-    prior = load_prior(config.prior).to(device)
-    if config.from_scratch:
-        prior.reinitialise(config.seed)
-    method: Method = find.load("method", config.method)(prior, config)
-    for module in method.learns().values():
-        module.to(device)
+    method = method or build_method(config, device)
+    prior = method.prior
     _refuse(samples, method, config)
-    computed = config.condition if isinstance(config, TranslateConfig) and config.condition != "source" else None
-    condition = find.load("condition", computed) if computed else None
-    recipe = Recipe(prior.image_px, method.condition_px, condition, config.flip)
-    upright = Recipe(prior.image_px, method.condition_px, condition, flip=False)
+    recipe = Recipe(prior.image_px, method.condition_px, computed_condition(config), config.flip)
     cache = Cache(prior.encode_image, prior.encode_text)
     split = {name: [sample for sample in samples if sample.split == name] for name in ("train", "validation", "test")}
     # Evenly spaced over the names, which says nothing about content; the same pictures for every seed.
@@ -79,13 +87,19 @@ def build(config: MethodConfig, device: torch.device) -> Job:
     few = max(1, round(config.fraction * num))
     split["train"] = [split["train"][i * num // few] for i in range(few)]
     held_out = split["validation"] or split["train"][:32]
-    return Job(
-        config,
-        method,
-        Loader(split["train"], recipe, cache, config.seed, device),
-        Loader(held_out, upright, cache, VALIDATION_SEED, device),
-        Loader(split["test"] or held_out, upright, cache, VALIDATION_SEED, device),
-    )
+
+    def upright(samples: list[Sample]) -> Loader:
+        return Loader(samples, replace(recipe, flip=False), cache, VALIDATION_SEED, device)
+
+    train = Loader(split["train"], recipe, cache, config.seed, device)
+    return Job(config, method, train, upright(held_out), upright(split["test"] or held_out))
+
+
+def computed_condition(config: MethodConfig) -> Callable[[Tensor], Tensor] | None:
+    """What makes condition pictures from pictures; None where the data brings them."""
+    if not isinstance(config, TranslateConfig) or config.condition == "source":
+        return None
+    return find.load("condition", config.condition)
 
 
 def load_data(name: str) -> list[Sample]:
@@ -103,7 +117,7 @@ def load_data(name: str) -> list[Sample]:
 
 def load_prior(name: str) -> Prior:
     """A prior by name, else a diffusers folder."""
-    if Path(name).is_dir():
+    if name not in find.names("prior") and Path(name).is_dir():
         return StableDiffusion.from_folder(name)
     try:
         return find.load("prior", name)()
@@ -126,11 +140,13 @@ def _refuse(samples: list[Sample], method: Method, config: MethodConfig) -> None
             raise DataError(f"{sample.image} has no caption.", "write one into a .txt file of the same name beside it")
 
 
-def open_run(run: Path, device: torch.device) -> tuple[Job, int]:
-    """A run as it was at its best checkpoint (the last, if none was scored), averaged weights in place, and its step.
+def open_run(run: Path, device: torch.device) -> tuple[MethodConfig, Method, int]:
+    """A run at its best checkpoint (the last, if none was scored), averaged weights in place: (config, method, step).
+
+    Needs none of the run's data.
 
     Raises:
-        RunError: no such run, or nothing saved in it yet.
+        RunError: no such run, nothing saved in it yet, or weights that its method does not have.
     """
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run} is not a run folder.", "give the folder that 'limner train' wrote")
@@ -140,12 +156,21 @@ def open_run(run: Path, device: torch.device) -> tuple[Job, int]:
     if not done:
         raise RunError(f"{run} has no checkpoint yet.", "let the training reach its first save_every steps")
     _, state = checkpoint.read(done[-1], files=())
-    best = run / "checkpoints" / f"step-{int(state['best']['step']):06d}" if state["best"] else done[-1]
-    files, state = checkpoint.read(best, files=("ema",))
-    job = build(config, device)
-    for name, module in job.method.learns().items():
-        module.load_state_dict(files["ema"][name], strict=False)
-    return job, state["step"]
+    best = checkpoint.best(run / "checkpoints", state)
+    files, state = checkpoint.read(
+        next(path for path in done if path.name.endswith(f"{int(best['step']):06d}")) if best else done[-1],
+        files=("ema",),
+    )
+    method = build_method(config, device)
+    for name, module in method.learns().items():
+        saved = files["ema"].get(name, {})
+        wanted = {key for key, weight in module.named_parameters() if weight.requires_grad}
+        if strange := sorted(saved.keys() ^ (wanted | dict(module.named_buffers()).keys())):
+            raise RunError(
+                f"{run}: weight '{name}/{strange[0]}' fits not.", "use the limner and the method it was made by"
+            )
+        module.load_state_dict(saved, strict=False)
+    return config, method, state["step"]
 
 
 def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: str = "") -> torch.Tensor:

@@ -19,8 +19,9 @@ from limner.data.prepare import load_uint8
 from limner.errors import DataError
 from limner.evaluate import features, generation, report, translation
 from limner.evaluate.metrics.diversity import diversity
+from limner.evaluate.metrics.edges import SIDE_PX
 from limner.methods.finetune import Finetune
-from limner.run.job import Job, device, load_prior, open_run, pictures, resolve
+from limner.run.job import Job, build, device, load_prior, open_run, pictures, resolve
 from limner.run.training import train
 from limner.sampling.images import to_uint8
 from limner.train import cost
@@ -44,19 +45,19 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
         RunError: no such run, or nothing saved yet.
         DataError: fewer than four held-out pictures.
     """
-    job, step = open_run(run, device())
+    run = Path(run)
+    config, method, step = open_run(run, device())
+    job = build(config, device(), method)
     loader = job.test if split == "test" else job.validation
-    samples = list(loader.samples)[:limit]
-    if len(samples) < 4:
-        raise DataError(f"{len(samples)} held-out pictures are too few to score.", "hold out at least 4, better 100")
-    if not any(sample.split == split for sample in samples):
-        console.print(f"{job.config.data} has no {split} pictures of its own: scored on those kept for validation")
+    samples = _held_out(loader, split, limit, config.data)
     embed = features.eye()
     side = job.method.prior.image_px
     truth = torch.stack([load_uint8(sample.image, side) for sample in samples])
     sketch = None
     if isinstance(job.config, TranslateConfig):
-        sketch = torch.cat([to_uint8(loader.condition(sample)[None]) for sample in samples])
+        recipe = replace(loader.recipe, condition_px=SIDE_PX)  # the sketch as it is compared, not as the method sees it
+        sharp = Loader(samples, recipe, loader.cache, loader.seed, loader.device)
+        sketch = torch.cat([to_uint8(sharp.condition(sample)[None]) for sample in samples])
     made = {"prior": _make(job, loader, samples, "after")}
     if before:
         plain = replace(job, method=Finetune(load_prior(job.config.prior).to(device()), job.config))
@@ -75,7 +76,9 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
         "method": job.config.method,
         "prior": job.config.prior,
         "data": job.config.data,
-        "split": split,
+        "from_scratch": str(job.config.from_scratch).lower(),
+        "split": samples[0].split,
+        "pictures": len(samples),
         "step": step,
         "arms": arms,
         **ends,
@@ -85,6 +88,20 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
     report.write(run, result, shown, read_log(run / "log.jsonl"))
     _card(run, job, result)
     return json.loads((run / "report.json").read_text(encoding="utf-8"))
+
+
+def _held_out(loader: Loader, split: str, limit: int | None, data: str) -> list[Sample]:
+    """The pictures to score on; says so where they are not of the split that was asked for."""
+    samples = list(loader.samples)[:limit]
+    if samples[0].split == "train":
+        raise DataError(
+            f"{data} holds no picture back.", "give ten pictures or more, or mark some as validation or test"
+        )
+    if len(samples) < 4:
+        raise DataError(f"{len(samples)} held-out pictures are too few to score.", "hold out at least 4, better 100")
+    if samples[0].split != split:
+        console.print(f"no {split} pictures: scored on the {samples[0].split} ones, which chose the best checkpoint")
+    return samples
 
 
 def _make(job: Job, loader: Loader, samples: Sequence[Sample], title: str) -> tuple[Tensor, Tensor]:
@@ -121,7 +138,7 @@ def _card(run: Path, job: Job, result: dict[str, Any]) -> None:
         f"({len(job.train.samples)} pictures, {config.steps} steps, seed {config.seed}).",
         "It inherits the licence of its prior and of its data. Every setting is in `config.yaml`.",
         "",
-        f"Scored at step {result['step']} on {arm['num_concepts']} {result['split']} pictures it never saw "
+        f"Scored at step {result['step']} on {arm['num_concepts']} {result['split']} pictures it never learned from "
         f"(`limner evaluate {run}`); the pictures are in `report.html`.",
         "",
         "| metric | value |",

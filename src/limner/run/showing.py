@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
 import torch
 
-from limner import find
-from limner.config import TranslateConfig
+from limner.config import MethodConfig
 from limner.data.prepare import load
 from limner.errors import ConfigError
 from limner.methods.base import Method
-from limner.run.job import device, open_run
+from limner.run.job import computed_condition, device, open_run
 from limner.sampling.images import save_png, to_pil, to_uint8
 from limner.types import Dice
 
@@ -42,15 +42,15 @@ def sample(
         ConfigError: a prompt or an input that the run needs, or cannot use.
         RunError, DataError: no such run, no such picture.
     """
-    job, step = open_run(run, device())
-    method = job.method
+    run = Path(run)
+    config, method, step = open_run(run, device())
     if method.condition_px and not inputs:
         raise ConfigError(f"{run} turns pictures into pictures and needs one.", "give --input sketch.png")
     if inputs and not method.condition_px:
         raise ConfigError(f"{run} draws from words and takes no --input.", 'give --prompt "..." alone')
     made = []
-    for number, (file, prompt) in enumerate(itertools.product(inputs or [None], prompts or [""])):
-        condition = None if file is None else _condition(file, method, job.config)
+    for file, prompt in itertools.product(inputs or [None], prompts or [""]):
+        condition = None if file is None else _condition(file, method, config)
         dice = Dice(seed, 0, range(num_images), device())
         pictures = method.generate(
             [prompt] * num_images,
@@ -65,14 +65,16 @@ def sample(
         )
         settings = {"run": str(run), "step": step, "prompt": prompt, "input": str(file or ""), "seed": seed}
         settings |= {"steps": steps, "guidance_scale": guidance_scale, "guidance": guidance, "solver": solver}
+        # Other settings, another name: nothing drawn before is overwritten.
+        name = hashlib.sha256(repr((settings, eta)).encode()).hexdigest()[:8]
         for i, picture in enumerate(to_pil(to_uint8(pictures))):
-            stem = f"{file.stem if file else 'prompt'}-{number:03d}-seed{seed}-{i}"
+            stem = f"{file.stem if file else 'prompt'}-{name}-{i}"
             made.append((out or run / "pictures") / f"{stem}.png")
             save_png(picture, made[-1], {**settings, "eta": eta, "picture": i})
     return made
 
 
-def _condition(file: Path, method: Method, config: object) -> torch.Tensor:
-    assert method.condition_px is not None and isinstance(config, TranslateConfig)
-    picture = load(file, method.condition_px)
-    return picture if config.condition == "source" else find.load("condition", config.condition)(picture[None])[0]
+def _condition(file: Path, method: Method, config: MethodConfig) -> torch.Tensor:
+    assert method.condition_px is not None
+    picture, compute = load(file, method.condition_px), computed_condition(config)
+    return picture if compute is None else compute(picture[None])[0]

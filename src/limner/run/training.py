@@ -16,15 +16,16 @@ from limner.config import MethodConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
 from limner.data.prepare import load_uint8
 from limner.errors import RunError
-from limner.run.job import VALIDATION_SEED, Job, build, device, pictures
+from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
 from limner.sampling.images import contact_sheet, save_png, to_pil, to_uint8
-from limner.train import progress
+from limner.train import checkpoint, progress
 from limner.train.cost import metered
 from limner.train.trainer import Trainer
 
 # A change of these does not make a run another run: they say how often to look, not what to learn.
 FREE = {"save_every", "keep", "sample_every", "evaluate_every", "guidance_scale", "guidance", "sample_steps", "out"}
 GRID_PICTURES = 8
+VALIDATION_ROUNDS = 4  # each with other noise and times
 
 console = Console(stderr=True)
 
@@ -38,17 +39,21 @@ def train(config: MethodConfig) -> Path:
     """
     assert config.out is not None
     folder = config.out
-    _claim(folder, config)
+    _refuse_another(folder, config)
     mixed = "no" if config.precision == "fp32" else config.precision
-    accelerator = Accelerator(
-        mixed_precision=mixed, cpu=device().type == "cpu", log_with="tensorboard", project_dir=folder
-    )
-    accelerator.init_trackers("tensorboard")
-    job = build(config, accelerator.device)
+    cpu = device().type == "cpu"
+    accelerator = Accelerator(mixed_precision=mixed, cpu=cpu, log_with="tensorboard", project_dir=folder)
     main = accelerator.is_main_process
-    with progress.bar("encoding pictures", len(job.train.samples), 0, 1, shown=main) as advance:
-        for done in job.train.encode_all():
-            advance(done)
+    job = build(config, accelerator.device)
+    for title, loader in (("reading pictures", job.train), ("reading held-out pictures", job.validation)):
+        with progress.bar(title, len(loader.samples), 0, 1, shown=main) as advance:
+            for done in loader.encode_all():
+                advance(done)
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_text(folder / "config.yaml", dump(config))
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("tensorboard")
     schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
     trainer = Trainer(
         job.method,
@@ -67,7 +72,7 @@ def train(config: MethodConfig) -> Path:
             trainer.run()
     except KeyboardInterrupt:
         if main:
-            console.print(f"saved at step {trainer.step} of {config.steps}; the same command goes on from there")
+            console.print(f"saved at step {trainer.saved_step} of {config.steps}; the same command goes on from there")
         raise
     finally:
         accelerator.end_training()
@@ -76,32 +81,39 @@ def train(config: MethodConfig) -> Path:
     return folder
 
 
-def _claim(folder: Path, config: MethodConfig) -> None:
-    """Write config.yaml, or see that the folder's run is this one."""
-    file = folder / "config.yaml"
-    if file.is_file():
-        before, now = read_yaml(file), config.model_dump(mode="json")
-        changed = [key for key in now if key not in FREE and before.get(key) != now[key]]
-        if changed:
-            key = changed[0]
-            raise RunError(
-                f"{folder} holds a run with {key}: {before.get(key)}, not {now[key]}.",
-                f"choose another --out, or delete {folder} to begin anew",
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(dump(config), encoding="utf-8")
+def _refuse_another(folder: Path, config: MethodConfig) -> None:
+    """A folder that holds checkpoints of another run is not overwritten."""
+    if not checkpoint.all_of(folder / "checkpoints"):
+        return
+    values = read_yaml(folder / "config.yaml")
+    before = resolve(values.pop("method", ""), values).model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    changed = [key for key in now if key not in FREE and before.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        raise RunError(
+            f"{folder} holds a run with {key}: {before.get(key)}, not {now[key]}.",
+            f"choose another --out, or delete {folder} to begin anew",
+        )
+
+
+def _write_text(file: Path, text: str) -> None:
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 @torch.no_grad()
 def _score(job: Job) -> dict[str, float]:
-    """The method's own score on the validation pictures, with the same noise every time."""
-    loader = job.validation
-    totals: dict[str, float] = {}
-    rounds = 4
-    for number in range(rounds):
-        batch = loader.collate(loader.samples, [False] * len(loader.samples), number, range(len(loader.samples)))
-        for key, value in job.method.score(batch).items():
-            totals[key] = totals.get(key, 0.0) + value / rounds
+    """The method's own score on the validation pictures, with the same noise every time; the mean over pictures."""
+    samples, totals = job.validation.samples, dict[str, float]()
+    for number in range(VALIDATION_ROUNDS):
+        for first in range(0, len(samples), 32):
+            some = samples[first : first + 32]
+            indices = range(first, first + len(some))
+            batch = job.validation.collate(some, [False] * len(some), number, indices)
+            for key, value in job.method.score(batch).items():
+                totals[key] = totals.get(key, 0.0) + value * len(some) / len(samples) / VALIDATION_ROUNDS
     return totals
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limner.errors import RunError
@@ -26,15 +26,17 @@ Tensors = dict[str, dict[str, Tensor]]  # learner's name -> tensor's name -> ten
 
 def write(folder: Path, step: int, files: dict[str, Tensors], state: dict[str, Any]) -> Path:
     """Save under ``folder``/step-NNNNNN. Raises OSError (a full disk) and then leaves nothing behind."""
-    final = folder / f"step-{step:06d}"
+    final = _at(folder, step)
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         for file in FILES:
             flat = {f"{who}/{name}": tensor for who, some in files[file].items() for name, tensor in some.items()}
-            _write_bytes(partial / f"{file}.safetensors", save({n: t.detach().contiguous() for n, t in flat.items()}))
-        _write_bytes(partial / "state.json", json.dumps({"step": step, **state}).encode())
+            save_file({n: t.detach().contiguous() for n, t in flat.items()}, partial / f"{file}.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+        for path in partial.iterdir():
+            _sync(path)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -70,18 +72,28 @@ def read(checkpoint: Path, files: tuple[str, ...] = FILES) -> tuple[dict[str, Te
 
 def all_of(folder: Path) -> list[Path]:
     """The complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
+    complete = (path for path in folder.glob("step-*") if path.suffix != ".partial")
+    return sorted(complete, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def best(folder: Path, state: dict[str, Any]) -> dict[str, float] | None:
+    """Step and score of the best checkpoint that a state knows of and that is still there."""
+    known = state["best"]
+    return known if known and _at(folder, known["step"]).is_dir() else None
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
     """Keep the last ``keep`` and the best."""
     for path in all_of(folder)[:-keep]:
-        if path.name != f"step-{best_step or 0:06d}":
+        if best_step is None or path != _at(folder, best_step):
             shutil.rmtree(path)
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
+def _at(folder: Path, step: float) -> Path:
+    return folder / f"step-{int(step):06d}"
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has it."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())

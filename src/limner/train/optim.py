@@ -14,8 +14,7 @@ from limner.train.ema import Ema
 class Learner:
     """The weights of one name with their optimiser (AdamW, Loshchilov & Hutter 2019), average and counters.
 
-    ``num_pending`` counts updates whose gradients wait for ``accumulate``; ``num_steps`` those applied since the start
-    or the last hand-over.
+    ``num_steps`` counts the updates since the start or the last hand-over.
     """
 
     def __init__(self, module: nn.Module, learning_rate: float, config: MethodConfig) -> None:
@@ -24,7 +23,6 @@ class Learner:
         self.buffers = dict(module.named_buffers())
         self.learning_rate, self.config = learning_rate, config
         self.ema = Ema(self.weights, config.ema)
-        self.num_pending = 0
         self.restart()
 
     def restart(self) -> None:

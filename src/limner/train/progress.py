@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,9 @@ def on_stop(ask: Callable[[], None]) -> Iterator[None]:
         ask()
         signal.signal(kind, before[signal.Signals(kind)])
 
-    before = {kind: signal.signal(kind, handle) for kind in (signal.SIGINT, signal.SIGTERM)}
+    in_main_thread = threading.current_thread() is threading.main_thread()  # Python lets only that one handle signals
+    kinds = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {kind: signal.signal(kind, handle) for kind in kinds}
     try:
         yield
     finally:

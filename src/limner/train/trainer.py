@@ -1,7 +1,9 @@
 """The loop: one thought for every method.
 
     for update in method.step(batch):
-        backward into the weights it names, and into no others; count; at ``accumulate``: clip, step, average
+        backward into the weights it names, and into no others; clip, step, average
+
+With ``accumulate``, the k-th updates of all micro-batches are summed before they are applied.
 
 It knows ``Update`` and no method. On several processes the gradients are averaged just before they are applied, rather
 than by wrapping modules, because methods call parts of modules, several of them, any number of times. State is saved
@@ -61,7 +63,8 @@ class Trainer:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         learns = method.learns()
         self.learners = {name: Learner(learns[name], method.learning_rate(name), config) for name in learns}
-        self.step = 0
+        self.step = self.saved_step = 0
+        self.pictures_per_step = config.batch_size * config.accumulate * accelerator.num_processes
         self.best: dict[str, float] | None = None
         self._stop_asked = False
         self._unread: list[tuple[int, dict[str, Tensor | float]]] = []
@@ -75,9 +78,8 @@ class Trainer:
         """
         self.resume()
         self._log = Log(self.folder / "log.jsonl", self.step) if self.accelerator.is_main_process else None
-        pictures = self.config.batch_size * self.config.accumulate * self.accelerator.num_processes
         shown = self.accelerator.is_main_process
-        bar = progress.bar("training", self.config.steps, self.step, pictures, shown)
+        bar = progress.bar("training", self.config.steps, self.step, self.pictures_per_step, shown)
         with progress.on_stop(self._ask_to_stop), bar as advance:
             self._loop(advance)
 
@@ -118,16 +120,21 @@ class Trainer:
         torch.manual_seed((self.config.seed << 32) + (self.step << 8) + self.accelerator.process_index)
         start = time.monotonic()
         row: dict[str, Tensor | float] = {}
-        for _ in range(self.config.accumulate):
-            updates = self.method.step(next(micro_batches))
-            while (update := self._next(updates)) is not None:
+        streams = [self.method.step(next(micro_batches)) for _ in range(self.config.accumulate)]
+        # In lockstep: the k-th updates of all micro-batches make one optimiser step, as one large batch would.
+        while updates := [update for update in map(self._next, streams) if update is not None]:
+            names = updates[0].names
+            if len(updates) < len(streams) or any(update.names != names for update in updates):
+                raise RunError(
+                    f"the micro-batches of step {self.step + 1} do not yield the same updates.",
+                    "with accumulate above 1, a method must yield the same names in the same order for every batch",
+                )
+            for update in updates:
                 self._backward(update, row)
-        waiting = [name for name, learner in self.learners.items() if learner.num_pending]
-        if waiting:
-            raise RunError(
-                f"step {self.step + 1} left updates of {', '.join(waiting)} half accumulated.",
-                "a method must yield each name a multiple of 'accumulate' times in a step",
-            )
+            for name in names:
+                self._average_gradients(self.learners[name])
+                row[f"learning_rate/{name}"] = self.learners[name].rate(self.step)
+                row[f"gradient_norm/{name}"] = self.learners[name].apply(self.step)
         row["seconds"] = time.monotonic() - start
         self._unread.append((self.step + 1, row))
 
@@ -136,19 +143,11 @@ class Trainer:
             return next(updates, None)
 
     def _backward(self, update: Update, row: dict[str, Tensor | float]) -> None:
-        learners = [self.learners[name] for name in update.names]
-        weights = [weight for learner in learners for weight in learner.weights]
+        weights = [weight for name in update.names for weight in self.learners[name].weights]
         self.accelerator.backward(update.loss / self.config.accumulate, inputs=weights)
         label = "loss/" + "+".join(update.names)
         row[label] = row.get(label, 0.0) + update.loss.detach() / self.config.accumulate
         row.update(update.log)
-        for name, learner in zip(update.names, learners, strict=True):
-            learner.num_pending += 1
-            if learner.num_pending == self.config.accumulate:
-                learner.num_pending = 0
-                self._average_gradients(learner)
-                row[f"learning_rate/{name}"] = learner.rate(self.step)
-                row[f"gradient_norm/{name}"] = learner.apply(self.step)
 
     def _average_gradients(self, learner: Learner) -> None:
         if self.accelerator.num_processes == 1:
@@ -172,7 +171,7 @@ class Trainer:
                 kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint had been written yet"
                 raise TrainingError(
                     f"{bad[0]} is not finite at step {step}; {kept}.",
-                    "lower learning_rate, or look for a damaged picture; the same command goes on from there",
+                    "lower learning_rate and choose another --out, or look for a damaged picture",
                 )
             self._write_log(step, row)
 
@@ -216,21 +215,33 @@ class Trainer:
             tensors = {name: learner.tensors() for name, learner in self.learners.items()}
             files = {file: {name: own[file] for name, own in tensors.items()} for file in checkpoint.FILES}
             counters = {name: learner.counters() for name, learner in self.learners.items()}
+            state = {"best": self.best, "pictures_per_step": self.pictures_per_step, "learners": counters}
             try:
-                checkpoint.write(self.checkpoints, self.step, files, {"best": self.best, "learners": counters})
+                checkpoint.write(self.checkpoints, self.step, files, state)
             except OSError as error:
                 raise RunError(
                     f"{self.checkpoints} cannot be written: {error}.", "free some disk, then go on"
                 ) from error
             checkpoint.prune(self.checkpoints, self.config.keep, int(self.best["step"]) if self.best else None)
+        self.saved_step = self.step
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
-        """Take up the last checkpoint, if there is one."""
+        """Take up the last checkpoint, if there is one.
+
+        Raises:
+            RunError: it is damaged, or was made by another number of processes, whose batches were others.
+        """
         done = checkpoint.all_of(self.checkpoints)
         if not done:
             return
         files, state = checkpoint.read(done[-1])
-        self.step, self.best = state["step"], state["best"]
+        if state["pictures_per_step"] != self.pictures_per_step:
+            raise RunError(
+                f"{self.folder} has had {state['pictures_per_step']} pictures a step, not {self.pictures_per_step}.",
+                "go on with the same number of processes",
+            )
+        self.step = self.saved_step = state["step"]
+        self.best = checkpoint.best(self.checkpoints, state)
         for name, learner in self.learners.items():
             learner.restore({file: some.get(name, {}) for file, some in files.items()}, state["learners"][name])

@@ -35,7 +35,11 @@ def picture_edges(uint8_BCHW: Tensor) -> Tensor:
 
 def sketch_lines(uint8_BCHW: Tensor) -> Tensor:
     """The dark strokes of a sketch on light ground at 128 px, bool (B, 128, 128)."""
-    return _fit(rgb_to_grayscale(uint8_BCHW.float() / 255)).squeeze(1) < 0.5
+    grey = rgb_to_grayscale(uint8_BCHW.float() / 255)
+    if min(grey.shape[-2:]) <= SIDE_PX:
+        return _fit(grey).squeeze(1) < 0.5
+    # Decided before it is made smaller: else a thin line of a large sketch fades away.
+    return F.adaptive_max_pool2d((grey < 0.5).float(), SIDE_PX).squeeze(1) > 0
 
 
 def edge_f1(edges_BHW: Tensor, lines_BHW: Tensor, tolerance_px: float = TOLERANCE_PX) -> Tensor:
