@@ -1,8 +1,8 @@
-"""Run every combination of a recipe's grid, score each on held-out concepts, and write one table and its curves.
+"""Run every combination of a recipe's grid, score each on held-out concepts, and write a page: table and curves.
 
-A recipe is a YAML file: ``method``, ``fields`` (of its configuration), ``grid`` (field -> values; ``seed`` is averaged
-over), ``out``, and ``table`` and ``curves``, the files to write. Runs that are done are not done again, so the same
-command goes on after an interruption.
+A recipe is a YAML file: ``title`` and ``about``, ``method``, ``fields`` (of its configuration), ``grid`` (field ->
+values; ``seed`` is averaged over), ``limit`` (held-out pictures to score on), ``out``, and ``page`` and ``curves``, the
+files to write. Runs that are done are not done again, so the same command goes on after an interruption.
 
     python recipes/sweep.py recipes/translate/pretraining.yaml
 """
@@ -36,7 +36,8 @@ STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantil
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
-    recipe = yaml.safe_load(parser.parse_args().recipe.read_text())
+    file = parser.parse_args().recipe
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     arms: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
     grid = recipe["grid"]
     for values in itertools.product(*grid.values()):
@@ -44,12 +45,21 @@ def main() -> None:
         folder = Path(recipe["out"]) / "_".join(f"{key}-{value}" for key, value in point.items())
         if not (folder / "report.json").is_file():
             run.train(run.resolve(recipe["method"], {**recipe["fields"], **point, "out": folder}))
-            run.evaluate(folder, before=False)
+            run.evaluate(folder, limit=recipe["limit"], before=False)
         arms[tuple(value for key, value in point.items() if key != "seed")].append(folder)
     names = [key for key in grid if key != "seed"]
-    Path(recipe["table"]).write_text(table(names, arms), encoding="utf-8")
-    draw(names, arms, Path(recipe["curves"]))
-    print(Path(recipe["table"]).read_text())
+    page, curves = Path(recipe["page"]), Path(recipe["curves"])
+    draw(names, arms, curves)
+    parts = [
+        f"# {recipe['title']}",
+        recipe["about"].strip(),
+        table(names, arms),
+        f"Mean over the seeds, with the 95 % interval of that mean (Student's t); {recipe['limit']} held-out concepts.",
+        f"![Loss on validation concepts over steps]({curves.relative_to(page.parent)})",
+        f"Made by `python recipes/sweep.py {file}`.",
+    ]
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(page.read_text(encoding="utf-8"))
 
 
 def table(names: list[str], arms: dict[tuple[Any, ...], list[Path]]) -> str:
@@ -61,7 +71,7 @@ def table(names: list[str], arms: dict[tuple[Any, ...], list[Path]]) -> str:
         cells = [_mean([report["arms"]["prior"][metric] for report in reports]) for metric in METRICS]
         minutes = _mean([report["seconds"] / 60 for report in reports], digits=1)
         lines.append("| " + " | ".join([*map(str, arm), *cells, minutes, str(len(folders))]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _mean(values: list[float], digits: int = 3) -> str:

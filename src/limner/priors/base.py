@@ -95,7 +95,7 @@ class Prior(ABC):
         return self.network
 
     def to(self, device: torch.device | str) -> Prior:
-        self.network.to(device)
+        self.network.to(device, memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         self.frozen.to(device)
         return self
 

@@ -162,10 +162,10 @@ def demo(out: Path = Path("runs/demo")) -> dict[str, Any]:
 # Chosen on the validation concepts; docs/log.md says how.
 DEMO: dict[str, Any] = {
     "data": "fluent",
-    "steps": 900,
-    "batch_size": 16,
-    "learning_rate": 3e-4,
-    "save_every": 300,
-    "evaluate_every": 150,
-    "sample_every": 300,
+    "steps": 1000,
+    "batch_size": 8,
+    "learning_rate": 5e-4,
+    "save_every": 250,
+    "evaluate_every": 250,
+    "sample_every": 250,
 }

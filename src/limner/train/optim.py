@@ -73,8 +73,9 @@ class Learner:
         for key, value in files["optimizer"].items():
             name, _, part = key.rpartition("/")
             weight = self.weights[self.names.index(name)]
-            # AdamW's fused step keeps its step count beside the weights.
-            self.optimizer.state[weight][part] = value.to(weight.device)
+            # A moment is laid out in memory as its weight is; AdamW's fused step keeps its step count beside them.
+            like = weight if value.ndim else value
+            self.optimizer.state[weight][part] = torch.empty_like(like, device=weight.device).copy_(value)
         self.num_steps, self.ema.num_updates = counters["num_steps"], counters["ema_updates"]
 
     def counters(self) -> dict[str, int]:
