@@ -15,15 +15,15 @@ import math
 import time
 from pathlib import Path
 
-import captions
 import export
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from latents import Latents, read_autoencoder
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel
 
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets"
 EMA_DECAY = 0.9995
+RATE_SHARES = {"unet": 1.0, "text_encoder": 0.2}  # of the learning rate
 SHAPES = {  # widths of the three levels, residual blocks a level
     "small": ((64, 128, 192), 1),
     "middle": ((96, 128, 192), 1),
@@ -43,20 +43,13 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def make_models(shape: str, latent_channels: int, tokenizer: CLIPTokenizer) -> torch.nn.ModuleDict:
+def make_models(shape: str, latent_channels: int, eye: Path) -> torch.nn.ModuleDict:
+    """The text encoder starts as the eye's: concepts that look alike already lie close together."""
     widths, blocks = SHAPES[shape]
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        projection_dim=192,
-        max_position_embeddings=captions.MAX_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    text = CLIPModel.from_pretrained(eye, dtype=torch.float32)
+    text_encoder = CLIPTextModel(text.config.text_config)
+    wanted, given = text_encoder.state_dict(), text.state_dict()
+    text_encoder.load_state_dict({k: given[k if k.startswith("text_model.") else f"text_model.{k}"] for k in wanted})
     unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=latent_channels,
@@ -65,18 +58,18 @@ def make_models(shape: str, latent_channels: int, tokenizer: CLIPTokenizer) -> t
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=blocks,
-        cross_attention_dim=192,
+        cross_attention_dim=text_encoder.config.hidden_size,
         attention_head_dim=4,  # diffusers means the number of heads
         norm_num_groups=16,
     )
-    return torch.nn.ModuleDict({"unet": unet, "text_encoder": CLIPTextModel(text)})
+    return torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
 def loss_of(models, scheduler, z_BCHW: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
     """MSE on v. Steps are spread over the batch, which lowers the noise of the gradient, and lean towards much noise:
     there shapes are decided, and on so few pictures shapes are what is missing."""
     B = len(z_BCHW)
-    t_B = (((torch.arange(B) + torch.rand(B)) / B) ** 0.7 * 1000).long().clamp(max=999)
+    t_B = (((torch.arange(B) + torch.rand(B)) / B) ** 0.65 * 1000).long().clamp(max=999)
     noise_BCHW = torch.randn_like(z_BCHW)
     noisy_BCHW = scheduler.add_noise(z_BCHW, noise_BCHW, t_B)
     target_BCHW = scheduler.get_velocity(z_BCHW, noise_BCHW, t_B)
@@ -88,7 +81,7 @@ def loss_of(models, scheduler, z_BCHW: torch.Tensor, ids_BT: torch.Tensor) -> to
 def learning_rate(peak: float, steps: int, done: float) -> float:
     """Warm-up, level, and from 60 % of the total time on a cosine to a twentieth."""
     fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1, max(0, done - 0.6) / 0.4)))
-    return peak * min(1, (steps + 1) / 300) * fall
+    return peak * min(1, (steps + 1) / 200) * fall
 
 
 def train_step(models, optimiser, scheduler, batch) -> float:
@@ -116,6 +109,14 @@ def restore(path: Path, models, ema, optimiser) -> dict:
     return state["progress"]
 
 
+def take_what_fits(path: Path, models) -> None:
+    """Warm start: the UNet's weights of another run, where names and shapes agree."""
+    old, new = torch.load(path, weights_only=True)["ema"], models.state_dict()
+    fits = {k: v for k, v in old.items() if k.startswith("unet.") and k in new and v.shape == new[k].shape}
+    models.load_state_dict(new | fits)
+    print(f"warm start: {len(fits)} of {len(new)} tensors", flush=True)
+
+
 def store(path: Path, models, ema, optimiser, progress: dict) -> None:
     state = {"models": models.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
     torch.save(state | {"progress": progress}, path.with_suffix(".new"))
@@ -131,7 +132,7 @@ def train_slice(models, ema, optimiser, scheduler, data: Latents, progress: dict
     while time.time() - start < 60 * options.minutes:
         done = progress["seconds"] / (60 * options.total_minutes)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(options.rate, progress["steps"], done)
+            group["lr"] = group["share"] * learning_rate(options.rate, progress["steps"], done)
         losses.append(train_step(run, optimiser, scheduler, data.draw(options.batch)))
         progress["steps"] += 1
         progress["pictures"] += options.batch
@@ -149,10 +150,16 @@ def train(options) -> None:
     torch.manual_seed(int(time.time()))
     data, scheduler = Latents(options.scratch), make_scheduler()
     vae, state_path = read_autoencoder(options.scratch / "vae"), options.scratch / "denoiser.pt"
-    models = make_models(options.shape, data.latents.shape[1], data.tokenizer).to(memory_format=torch.channels_last)
+    models = make_models(options.shape, data.latents.shape[1], options.assets / "eye").to(
+        memory_format=torch.channels_last
+    )
     ema = copy.deepcopy(models).requires_grad_(False)
-    optimiser = torch.optim.AdamW(models.parameters(), lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    groups = [{"params": models[name].parameters(), "share": share} for name, share in RATE_SHARES.items()]
+    optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     progress = restore(state_path, models, ema, optimiser)
+    if options.warm and not progress["steps"]:
+        take_what_fits(options.warm, models)
+        ema.load_state_dict(models.state_dict())
     for _ in range(options.slices):
         train_slice(models, ema, optimiser, scheduler, data, progress, options)
         store(state_path, models, ema, optimiser, progress)
@@ -165,7 +172,7 @@ def bench(scratch: Path, batch: int, seconds: float) -> None:
     data, scheduler = Latents(scratch), make_scheduler()
     for shape in SHAPES:
         for layout in (torch.contiguous_format, torch.channels_last):
-            models = make_models(shape, data.latents.shape[1], data.tokenizer).to(memory_format=layout)
+            models = make_models(shape, data.latents.shape[1], ASSETS / "eye").to(memory_format=layout)
             optimiser = torch.optim.AdamW(models.parameters(), lr=1e-4)
             train_step(models, optimiser, scheduler, data.draw(batch))
             start, steps = time.time(), 0
@@ -188,6 +195,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="length of this slice (bench: of each shape)")
     parser.add_argument("--slices", type=int, default=1, help="how many slices in this run")
     parser.add_argument("--total-minutes", type=float, default=70, help="length of all slices: the schedule follows it")
+    parser.add_argument("--warm", type=Path, help="first slice: UNet weights of another state file, where they fit")
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet (needs a C++ compiler)")
     options = parser.parse_args()
     if options.what == "bench":

@@ -1,9 +1,9 @@
 """Measures the exported mini prior: what the autoencoder loses, whether pictures match their captions, time and size.
 
-The judge of samples is `eye`, trained on the same training pictures: its retrieval says whether a sample can be
-recognised as its caption by a small model of this domain, not how good it looks. Real pictures, judged alike, are the
-ceiling; chance is 1 / N. The ground check needs no judge: the border of the picture is compared with the colour the
-caption asks for.
+The judge of samples is `eye`, trained on the same training pictures, and the prior's text encoder began as its text
+side: its retrieval says whether that small model recognises a sample as its caption, not how good it looks. Real
+pictures, judged alike, are the ceiling; chance is 1 / N. The ground check needs no judge: the border of the picture is
+compared with the colour the caption asks for.
 
     python recipes/mini/evaluate.py --scratch scratch/mini --json figures.json
 """
@@ -18,6 +18,7 @@ import autoencoder
 import captions
 import export
 import eye as judge
+import latents
 import pictures
 import torch
 from transformers import CLIPModel, CLIPTokenizer
@@ -76,6 +77,27 @@ def ground_check(pipeline, concepts, options) -> dict:
     }
 
 
+def caption_gain(pipeline, data_SNCHW, concepts) -> dict:
+    """MSE on v for real 3D renders with their own caption, another's, none: does the text reach the picture?"""
+    found = {}
+    for name, split in (("seen", "train"), ("unseen", "test")):
+        rows = spread(pictures.in_split(concepts, split), 48)
+        z_BCHW = latents.encode(pipeline.vae, pictures.over(data_SNCHW[0, rows].float() / 255, torch.ones(1, 3, 1, 1)))
+        texts = [captions.caption(concepts[n], "3d") for n in rows]
+        asked = {"own": texts, "another's": texts[1:] + texts[:1], "none": [""] * len(texts)}
+        torch.manual_seed(0)
+        noise_BCHW = torch.randn_like(z_BCHW)
+        for t in (999, 600):
+            t_B = torch.full((len(rows),), t)
+            noisy_BCHW = pipeline.scheduler.add_noise(z_BCHW, noise_BCHW, t_B)
+            target_BCHW = pipeline.scheduler.get_velocity(z_BCHW, noise_BCHW, t_B)
+            for which, words in asked.items():
+                ids_BT = pipeline.tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids
+                guess_BCHW = pipeline.unet(noisy_BCHW, t_B, pipeline.text_encoder(ids_BT).last_hidden_state).sample
+                found[f"{name}, t {t}, {which}"] = round(float((guess_BCHW - target_BCHW).square().mean()), 4)
+    return found
+
+
 def seconds_a_picture(pipeline, options) -> dict:
     """One guided picture at a time, best and median of five."""
     times = []
@@ -104,7 +126,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--concepts", type=int, default=64, help="samples a split")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.5)
     options = parser.parse_args()
 
     data_SNCHW, concepts = pictures.load(options.scratch)
@@ -117,6 +139,7 @@ def main() -> None:
             "training": json.loads((options.assets / "mini" / "training.json").read_text()),
             "autoencoder_psnr_db": {k: round(autoencoder.psnr(pipeline.vae, x), 2) for k, x in held_out.items()},
             "retrieval_by_eye": retrieval(pipeline, eye, tokenizer, data_SNCHW, concepts, options),
+            "caption_gain_mse": caption_gain(pipeline, data_SNCHW, concepts),
             "ground_colour": ground_check(pipeline, concepts, options),
             "seconds_a_guided_picture": seconds_a_picture(pipeline, options) | {"load_average": os.getloadavg()[0]},
             "parameters": {

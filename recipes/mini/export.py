@@ -78,7 +78,7 @@ def write_pipeline(models, vae, tokenizer, scheduler, folder: Path, progress: di
 
 
 @torch.no_grad()
-def sample(pipeline, prompts: list[str], seed: int = 0, steps: int = 20, guidance: float = 4.0) -> torch.Tensor:
+def sample(pipeline, prompts: list[str], seed: int = 0, steps: int = 20, guidance: float = 2.5) -> torch.Tensor:
     """Pictures in -1..1."""
     generator = torch.Generator().manual_seed(seed)
     made = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=generator, output_type="pt")
@@ -91,7 +91,7 @@ def open_pipeline(folder: Path):
     return pipeline
 
 
-def draw_sheet(folder: Path, path: Path, guidance: float = 4.0) -> None:
+def draw_sheet(folder: Path, path: Path, guidance: float = 2.5) -> None:
     pictures.sheet(sample(open_pipeline(folder), list(PROMPTS), guidance=guidance), 8, path)
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--sheet", type=Path, required=True)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.5)
     options = parser.parse_args()
     draw_sheet(options.folder, options.sheet, options.guidance)
 
