@@ -120,7 +120,7 @@ class Loader:
         if not self.recipe.condition_px or self.recipe.condition or sample.source is None:
             return
         (w, h), (v, g) = open_picture(sample.image).size, open_picture(sample.source).size
-        if abs(w * g - v * h) > 0.02 * v * h:
+        if abs(w * g - v * h) > 0.05 * v * h:
             raise DataError(
                 f"{sample.source} is {v} x {g} pixels and its other half {w} x {h}: they cannot lie on each other.",
                 "cut both to the same shape",

@@ -162,8 +162,10 @@ def demo(out: Path = Path("runs/demo")) -> dict[str, Any]:
 # Chosen on the validation concepts; docs/log.md says how.
 DEMO: dict[str, Any] = {
     "data": "fluent",
-    "steps": 1000,
+    "steps": 850,
     "batch_size": 8,
+    "guidance_scale": 1.5,
+    "guidance": "off",
     "learning_rate": 5e-4,
     "save_every": 250,
     "evaluate_every": 250,
