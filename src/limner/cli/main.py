@@ -161,13 +161,11 @@ def _method_in(file: str | bool | None) -> str | None:
 @click.option("--input", "inputs", multiple=True, type=click.Path(path_type=Path), help="a picture to translate")
 @click.option("--n", "num_images", default=4, show_default=True, type=click.IntRange(min=1), help="pictures each")
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(min=1), help="sampler steps")
-@click.option("--guidance-scale", default=3.0, show_default=True, type=click.FloatRange(min=1), help="1 is none")
+@click.option("--guidance-scale", type=click.FloatRange(min=1), help="1 is none; default: the run's own")
 @click.option(
     "--guidance",
-    default="measured",
-    show_default=True,
     type=click.Choice(GUIDANCE_MODES),
-    help="how guided predictions are normalised",
+    help="how guided predictions are normalised; default: the run's own",
 )
 @click.option("--solver", default="dpmpp_2m", show_default=True, type=click.Choice(SOLVERS))
 @click.option("--eta", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="ddim's noise; 0 is none")
