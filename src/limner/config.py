@@ -57,7 +57,7 @@ class MethodConfig(BaseModel):
     evaluate_every: int = Field(200, ge=1, description="steps between scores on validation pictures")
     guidance_scale: float = Field(3.0, ge=1, description="of the sample grids; 1 is none")
     guidance: Literal["off", "measured", "independent", "rescale"] = Field(
-        "measured", description="how guided predictions are normalised (sampling/guidance.py)"
+        "off", description="how guided predictions are normalised (sampling/guidance.py)"
     )
     sample_steps: int = Field(12, ge=1, description="sampler steps of the sample grids and the scores")
 

@@ -24,8 +24,8 @@ def sample(
     inputs: list[Path],
     num_images: int = 4,
     steps: int = 20,
-    guidance_scale: float = 3.0,
-    guidance: str = "measured",
+    guidance_scale: float | None = None,
+    guidance: str | None = None,
     solver: str = "dpmpp_2m",
     eta: float = 0.0,
     seed: int = 0,
@@ -35,7 +35,7 @@ def sample(
 
     Args:
         inputs: condition pictures (a sketch); where the run's condition is computed, any picture to compute it from.
-        guidance: how guided predictions are normalised, see ``sampling.guidance``.
+        guidance_scale, guidance: see ``sampling.guidance``; None takes the run's own.
         out: folder; default RUN/pictures.
 
     Raises:
@@ -44,6 +44,7 @@ def sample(
     """
     run = Path(run)
     config, method, step = open_run(run, device())
+    guidance_scale, guidance = guidance_scale or config.guidance_scale, guidance or config.guidance
     if method.condition_px and not inputs:
         raise ConfigError(f"{run} turns pictures into pictures and needs one.", "give --input sketch.png")
     if inputs and not method.condition_px:
