@@ -50,10 +50,11 @@ def swap(new: Path, folder: Path) -> None:
 def halved(model, folder: Path) -> None:
     """16-bit weights; the config still says float32, so that a CPU loads what it can run."""
     copy.deepcopy(model).half().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)  # a path of the machine that trained it
     if isinstance(model, CLIPTextModel):
-        config = json.loads((folder / "config.json").read_text())
         config["dtype"] = "float32"
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write_pipeline(models, vae, tokenizer, scheduler, folder: Path, progress: dict) -> None:

@@ -95,7 +95,8 @@ class Prior(ABC):
         return self.network
 
     def to(self, device: torch.device | str) -> Prior:
-        self.network.to(device, memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+        # The layout that convolutions are fastest in. torch's own stubs do not know this call.
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.frozen.to(device)
         return self
 
