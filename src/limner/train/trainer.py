@@ -152,13 +152,16 @@ class Trainer:
     def _average_gradients(self, learner: Learner) -> None:
         if self.accelerator.num_processes == 1:
             return
-        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in learner.weights]
+        for weight in learner.weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in learner.weights if weight.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         torch.distributed.all_reduce(flat)
-        flat /= self.accelerator.num_processes
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for weight, part in zip(learner.weights, parts, strict=True):
-            weight.grad = part.view_as(weight)
+        parts = (flat / self.accelerator.num_processes).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            # Into the gradient's own memory: AdamW's fused step takes it to be laid out as the weight is.
+            gradient.copy_(part.view_as(gradient))
 
     def _read(self) -> None:
         """Bring the numbers of the last steps to the log, and stop if one is not finite."""
