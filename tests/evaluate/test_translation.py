@@ -62,3 +62,25 @@ def test_sets_that_do_not_pair_are_refused(embed):
         score(sketch, truth[:5], truth.unsqueeze(1), embed)
     with pytest.raises(DataError, match="too few"):
         reference(sketch[:3], truth[:3], embed)
+
+
+def test_confetti_has_edges_near_any_line_and_no_margin():
+    """A picture full of edges scores well against every sketch: its F1 rises, its margin does not."""
+    side = 128
+    ring, bar = torch.full((2, 1, 3, side, side), 255, dtype=torch.uint8)
+    place = torch.arange(side)
+    distance = ((place[:, None] - 64).square() + (place[None] - 64).square()).float().sqrt()
+    ring[:, :, (distance - 40).abs() < 3] = 0
+    bar[:, :, 60:66, 10:118] = 0
+    sketch = torch.cat([ring, bar, ring.flip(-1), bar.transpose(-1, -2)])
+    confetti = torch.randint(0, 2, (4, 1, 3, side // 8, side // 8), generator=torch.Generator().manual_seed(0))
+    confetti = (confetti * 255).to(torch.uint8).repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+    def embed(pictures):
+        return pictures.float().flatten(1)[:, ::997] / 255
+
+    embed.name = "pixels"
+    own = score(sketch, sketch, sketch[:, None], embed)
+    noise = score(sketch, sketch, confetti, embed)
+    assert own["edge_margin"] > 0.2
+    assert abs(noise["edge_margin"]) < 0.1

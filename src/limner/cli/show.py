@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 METRICS: dict[str, tuple[str, str | float, str | float]] = {
     "faithfulness": ("faithfulness ↑", 0.0, 1.0),
     "edge_f1": ("edge F1 ↑", "chance", "ceiling"),
+    "edge_margin": ("edge F1 less another's ↑", 0.0, "margin_ceiling"),
     "iou": ("silhouette IoU ↑", "iou_chance", "iou_ceiling"),
     "kid": ("KID ↓", "", "kid_floor"),
     "frechet": ("Frechet distance ↓", "", "frechet_floor"),

@@ -26,6 +26,7 @@ from limner.sampling.images import contact_sheet, save_png
 METRICS: dict[str, tuple[str, str | float, str | float]] = {
     "faithfulness": ("faithfulness <small>0 chance, 1 truth</small>", 0.0, 1.0),
     "edge_f1": ("edge F1 <small>higher is better</small>", "chance", "ceiling"),
+    "edge_margin": ("edge F1 less another sketch's <small>higher is better</small>", 0.0, "margin_ceiling"),
     "iou": ("silhouette IoU <small>higher is better</small>", "iou_chance", "iou_ceiling"),
     "kid": ("KID <small>lower is better</small>", "", "kid_floor"),
     "frechet": ("Frechet distance <small>lower is better</small>", "", "frechet_floor"),

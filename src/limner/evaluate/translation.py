@@ -1,12 +1,14 @@
 """The score of an image-to-image model: does it keep the sketch, and do its pictures look like the real ones?
 
     edge_f1, faithfulness, iou    keep the sketch    (metrics.edges, metrics.silhouette; 128 px)
+    edge_margin                   keep this sketch   (F1 against the own sketch less F1 against the others')
     kid, frechet                  look real          (over an Embedder; each concept's first sample against the truth)
     diversity                     do not collapse    (between the samples of one sketch)
 
 ``reference`` gives the ends of the scale, measured on the same pictures: ceiling (the true picture of the sketch),
 chance (the true picture of another sketch), floors (real against real). Faithfulness is edge F1 on that scale: 0 is
-chance, 1 is as good as the truth, and a model that copies the lines more closely than the truth does may exceed 1.
+chance, 1 is as good as the truth. It is not enough: a picture full of edges has one near any line. Its F1 against every
+sketch is high, and so its margin is small.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def score(
     f1_N = edges.edge_f1(edges.picture_edges(samples), lines.repeat_interleave(each, 0)).view(num, each).mean(1)
     overlap = silhouette.iou(silhouette.picture_silhouette(samples), shape.repeat_interleave(each, 0))
     scale = _edge_scale(truth_uint8_NCHW, lines)
+    firsts = _edge_scale(samples_uint8_NKCHW[:, 0], lines)
     return {
+        "edge_margin": firsts.ceiling - firsts.chance,
         "edge_f1": float(f1_N.mean()),
         "edge_f1_interval": interval.interval(f1_N, seed),
         "faithfulness": scale.place(float(f1_N.mean())),
@@ -60,6 +64,7 @@ def reference(sketch_uint8_NCHW: Tensor, truth_uint8_NCHW: Tensor, embed: Embedd
     edge = _edge_scale(truth_uint8_NCHW, lines)
     overlap = _scale(silhouette.iou_matrix(silhouette.picture_silhouette(truth_uint8_NCHW), shape))
     return {
+        "margin_ceiling": edge.ceiling - edge.chance,
         "ceiling": edge.ceiling,
         "chance": edge.chance,
         "iou_ceiling": overlap.ceiling,
