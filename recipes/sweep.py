@@ -24,8 +24,8 @@ from limner import run
 from limner.train.log import read as read_log
 
 METRICS = {
+    "edge_margin": "edge margin",
     "faithfulness": "faithfulness",
-    "edge_f1": "edge F1",
     "iou": "silhouette IoU",
     "kid": "KID",
     "frechet": "Frechet",
