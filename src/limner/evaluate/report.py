@@ -54,7 +54,7 @@ def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Seq
     pictures = [[_pil(one) for one in (sketch, *made, truth) if one is not None] for _, sketch, made, truth in rows]
     titles = _titles(rows[0]) if rows else []
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if rows:
         save_png(contact_sheet(pictures, titles), folder / "contact_sheet.png", _facts(report))
     page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Seq
         columns=max(1, len(titles)),
         curves=_curves(log),
     )
-    _write_text(folder / "report.html", filled)
+    write_text(folder / "report.html", filled)
 
 
 def _titles(row: Row) -> list[str]:
@@ -183,7 +183,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def _write_text(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
+    """Atomic: the file is either what it was before or the whole new text."""
     part = file.with_name(f".{file.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(file)

@@ -157,10 +157,8 @@ def open_run(run: Path, device: torch.device) -> tuple[MethodConfig, Method, int
         raise RunError(f"{run} has no checkpoint yet.", "let the training reach its first save_every steps")
     _, state = checkpoint.read(done[-1], files=())
     best = checkpoint.best(run / "checkpoints", state)
-    files, state = checkpoint.read(
-        next(path for path in done if path.name.endswith(f"{int(best['step']):06d}")) if best else done[-1],
-        files=("ema",),
-    )
+    chosen = checkpoint.at(run / "checkpoints", best["step"]) if best else done[-1]
+    files, state = checkpoint.read(chosen, files=("ema",))
     method = build_method(config, device)
     for name, module in method.learns().items():
         saved = files["ema"].get(name, {})

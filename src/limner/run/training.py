@@ -16,6 +16,7 @@ from limner.config import MethodConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
 from limner.data.prepare import load_uint8
 from limner.errors import RunError
+from limner.evaluate.report import write_text
 from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
 from limner.sampling.images import contact_sheet, save_png, to_pil, to_uint8
 from limner.train import checkpoint, progress
@@ -51,7 +52,7 @@ def train(config: MethodConfig) -> Path:
                 advance(done)
     if main:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(folder / "config.yaml", dump(config))
+        write_text(folder / "config.yaml", dump(config))
     accelerator.wait_for_everyone()
     accelerator.init_trackers("tensorboard")
     schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
@@ -95,12 +96,6 @@ def _refuse_another(folder: Path, config: MethodConfig) -> None:
             f"{folder} holds a run with {key}: {before.get(key)}, not {now[key]}.",
             f"choose another --out, or delete {folder} to begin anew",
         )
-
-
-def _write_text(file: Path, text: str) -> None:
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
 
 
 @torch.no_grad()

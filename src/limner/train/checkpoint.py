@@ -26,7 +26,7 @@ Tensors = dict[str, dict[str, Tensor]]  # learner's name -> tensor's name -> ten
 
 def write(folder: Path, step: int, files: dict[str, Tensors], state: dict[str, Any]) -> Path:
     """Save under ``folder``/step-NNNNNN. Raises OSError (a full disk) and then leaves nothing behind."""
-    final = _at(folder, step)
+    final = at(folder, step)
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -79,17 +79,18 @@ def all_of(folder: Path) -> list[Path]:
 def best(folder: Path, state: dict[str, Any]) -> dict[str, float] | None:
     """Step and score of the best checkpoint that a state knows of and that is still there."""
     known = state["best"]
-    return known if known and _at(folder, known["step"]).is_dir() else None
+    return known if known and at(folder, known["step"]).is_dir() else None
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
     """Keep the last ``keep`` and the best."""
     for path in all_of(folder)[:-keep]:
-        if best_step is None or path != _at(folder, best_step):
+        if best_step is None or path != at(folder, best_step):
             shutil.rmtree(path)
 
 
-def _at(folder: Path, step: float) -> Path:
+def at(folder: Path, step: float) -> Path:
+    """Where the checkpoint of a step lies."""
     return folder / f"step-{int(step):06d}"
 
 
