@@ -23,7 +23,7 @@ from transformers import CLIPModel, CLIPTextModel
 
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets"
 EMA_DECAY = 0.9995
-RATE_SHARES = {"unet": 1.0, "text_encoder": 0.2}  # of the learning rate
+RATE_SHARES = {"unet": 1.0, "text_encoder": 0.4}  # of the learning rate
 SHAPES = {  # widths of the three levels, residual blocks a level
     "small": ((64, 128, 192), 1),
     "middle": ((96, 128, 192), 1),
@@ -110,9 +110,9 @@ def restore(path: Path, models, ema, optimiser) -> dict:
 
 
 def take_what_fits(path: Path, models) -> None:
-    """Warm start: the UNet's weights of another run, where names and shapes agree."""
+    """Warm start: the weights of another run, where names and shapes agree."""
     old, new = torch.load(path, weights_only=True)["ema"], models.state_dict()
-    fits = {k: v for k, v in old.items() if k.startswith("unet.") and k in new and v.shape == new[k].shape}
+    fits = {k: v for k, v in old.items() if k in new and v.shape == new[k].shape}
     models.load_state_dict(new | fits)
     print(f"warm start: {len(fits)} of {len(new)} tensors", flush=True)
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="length of this slice (bench: of each shape)")
     parser.add_argument("--slices", type=int, default=1, help="how many slices in this run")
     parser.add_argument("--total-minutes", type=float, default=70, help="length of all slices: the schedule follows it")
-    parser.add_argument("--warm", type=Path, help="first slice: UNet weights of another state file, where they fit")
+    parser.add_argument("--warm", type=Path, help="first slice: weights of another state file, where they fit")
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet (needs a C++ compiler)")
     options = parser.parse_args()
     if options.what == "bench":

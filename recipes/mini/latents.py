@@ -3,7 +3,8 @@
     python recipes/mini/latents.py --scratch scratch/mini
 
 Reads pictures.npy, concepts.json and vae/; writes latents.pt and tokenizer/. Each training concept is kept in every
-style, as it is and moved about, on white and on named colours (its caption says so).
+style, as it is, moved about, and in other hues, on white and on named colours (its caption says so). Other hues teach
+that the colours a caption names are the ones to use, whatever the concept.
 """
 
 import argparse
@@ -16,16 +17,26 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from transformers import CLIPTokenizer
 
-STYLE_SHARES = {"3d": 0.5, "flat": 0.2, "noto": 0.2, "line": 0.1}
-# Variants of each (concept, style): (on a named colour, moved about). The first is the picture as it is.
-WHITE, COLOUR = False, True
+STYLE_SHARES = {"3d": 0.55, "flat": 0.2, "noto": 0.15, "line": 0.1}
+# Variants of each (concept, style): what is done to the picture. The first is the picture as it is.
+MOVED, HUES, GROUND = "moved", "hues", "ground"
 VARIANTS = {
-    "3d": [(WHITE, False), (WHITE, True), (WHITE, True), (WHITE, True), (COLOUR, True), (COLOUR, True), (COLOUR, True)],
-    "flat": [(WHITE, False), (WHITE, True), (WHITE, True), (COLOUR, True)],
-    "noto": [(WHITE, False), (WHITE, True), (WHITE, True), (COLOUR, True)],
-    "line": [(WHITE, False), (WHITE, True), (COLOUR, True)],
+    "3d": [
+        set(),
+        {MOVED},
+        {MOVED},
+        {MOVED, HUES},
+        {MOVED, HUES},
+        {MOVED, GROUND},
+        {MOVED, GROUND},
+        {MOVED, HUES, GROUND},
+    ],
+    "flat": [set(), {MOVED}, {MOVED, HUES}, {MOVED, GROUND}],
+    "noto": [set(), {MOVED}, {MOVED, HUES}, {MOVED, GROUND}],
+    "line": [set(), {MOVED}, {MOVED, GROUND}],
 }
-KEYWORD_SHARE, EMPTY_SHARE = 0.15, 0.1
+# How often a caption says a keyword, names the colours (always, where the hues were turned), and is empty.
+KEYWORD_SHARE, COLOURS_SHARE, EMPTY_SHARE = 0.15, 0.75, 0.1
 
 
 def read_autoencoder(folder: Path) -> AutoencoderTiny | AutoencoderKL:
@@ -51,15 +62,19 @@ def write(scratch: Path) -> None:
     table = torch.tensor(list(pictures.COLOURS.values())) / 255
     latents, notes = [], []
     for style, variants in VARIANTS.items():
-        for coloured, moved in variants:
+        for done in variants:
             x_BCHW = data_SNCHW[pictures.STYLES.index(style), rows].float() / 255
-            x_BCHW = pictures.jitter(x_BCHW, scale=(0.88, 1.0), shift=0.06) if moved else x_BCHW
-            colour = torch.randint(len(names), (len(rows),))
-            ground_BC = table[colour] if coloured else torch.ones(1, 3)
+            x_BCHW = pictures.jitter(x_BCHW, scale=(0.88, 1.0), shift=0.06) if MOVED in done else x_BCHW
+            x_BCHW = pictures.turn_hues(x_BCHW) if HUES in done else x_BCHW
+            colours = [[] if style == "line" else captions.main_colours(x) for x in pictures.straight(x_BCHW).numpy()]
+            ground = torch.randint(len(names), (len(rows),))
+            ground_BC = table[ground] if GROUND in done else torch.ones(1, 3)
             x_BCHW = pictures.over(x_BCHW, ground_BC[:, :, None, None])
             latents += [encode(vae, x).half() for x in x_BCHW.split(64)]
-            notes += [(int(n), style, names[colour[i]] if coloured else None) for i, n in enumerate(rows)]
-            print(f"{style}, coloured {coloured}, moved {moved}: {len(notes)} latents", flush=True)
+            for i, n in enumerate(rows.tolist()):
+                where = names[ground[i]] if GROUND in done else None
+                notes.append((n, style, where, colours[i], HUES in done))
+            print(f"{style}, {sorted(done)}: {len(notes)} latents", flush=True)
     z_BCHW = torch.cat(latents)
     torch.save({"latents": z_BCHW, "notes": notes}, scratch / "latents.pt")
     mean_C, std_C = z_BCHW.float().mean((0, 2, 3)), z_BCHW.float().std((0, 2, 3))
@@ -80,8 +95,9 @@ class Latents:
     def draw(self, B: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = torch.multinomial(self.weights, B).tolist()
         texts = []
-        for concept, style, colour in (self.notes[n] for n in rows):
-            text = captions.caption(self.concepts[concept], style, colour, KEYWORD_SHARE)
+        for concept, style, ground, colours, turned in (self.notes[n] for n in rows):
+            told = colours if turned or torch.rand(()) < COLOURS_SHARE else []
+            text = captions.caption(self.concepts[concept], style, ground, KEYWORD_SHARE, told)
             texts.append("" if torch.rand(()) < EMPTY_SHARE else text)
         return self.latents[rows].float(), self.tokens(texts)
 

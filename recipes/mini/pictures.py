@@ -61,6 +61,28 @@ def jitter(x_BCHW: torch.Tensor, scale: tuple[float, float] = (0.7, 1.05), shift
     return F.grid_sample(x_BCHW, grid, mode="bilinear", align_corners=False)
 
 
+def turn_hues(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Each premultiplied RGBA picture with its hues turned by a random angle of 40 to 320 degrees; luma stays.
+
+    The turn is linear (about the grey axis of YIQ), so it commutes with premultiplying.
+    """
+    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    angle_B = torch.empty(len(x_BCHW)).uniform_(40, 320) * torch.pi / 180
+    turn_B33 = torch.eye(3).repeat(len(x_BCHW), 1, 1)
+    turn_B33[:, 1, 1] = turn_B33[:, 2, 2] = torch.cos(angle_B)
+    turn_B33[:, 1, 2] = -torch.sin(angle_B)
+    turn_B33[:, 2, 1] = torch.sin(angle_B)
+    matrix_B33 = torch.linalg.inv(to_yiq) @ turn_B33 @ to_yiq
+    rgb_BCHW = torch.einsum("bij,bjhw->bihw", matrix_B33, x_BCHW[:, :3])
+    return torch.cat([torch.minimum(rgb_BCHW.clamp(min=0), x_BCHW[:, 3:]), x_BCHW[:, 3:]], dim=1)
+
+
+def straight(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Premultiplied RGBA in 0..1 -> straight uint8 RGBA, channels last."""
+    rgb_BCHW = x_BCHW[:, :3] / x_BCHW[:, 3:].clamp(min=1e-3)
+    return (torch.cat([rgb_BCHW, x_BCHW[:, 3:]], 1).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+
+
 def random_ground(B: int, size_px: int, white: float = 0.6) -> torch.Tensor:
     """RGB in 0..1: white with this probability, else one colour or a straight gradient between two."""
     first_B3, second_B3 = torch.rand(2, B, 3)

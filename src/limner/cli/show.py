@@ -15,17 +15,6 @@ from limner.errors import ConfigError, LimnerError
 if TYPE_CHECKING:
     from limner.config import MethodConfig
 
-# Of a report's numbers: a name and which way is better; where it keeps what chance and the truth itself reach.
-METRICS: dict[str, tuple[str, str | float, str | float]] = {
-    "faithfulness": ("faithfulness ↑", 0.0, 1.0),
-    "edge_f1": ("edge F1 ↑", "chance", "ceiling"),
-    "edge_margin": ("edge F1 less another's ↑", 0.0, "margin_ceiling"),
-    "iou": ("silhouette IoU ↑", "iou_chance", "iou_ceiling"),
-    "kid": ("KID ↓", "", "kid_floor"),
-    "frechet": ("Frechet distance ↓", "", "frechet_floor"),
-    "diversity": ("diversity ↑", "", ""),
-}
-
 
 def error(error: LimnerError) -> int:
     """One sentence and one hint on stderr; the exit code."""
@@ -87,16 +76,18 @@ def report(report: Mapping[str, Any], page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from limner.evaluate.report import METRICS
+
     arms: Mapping[str, Mapping[str, Any]] = report["arms"]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for title in [*arms, "chance", "ceiling/floor"]:
         table.add_column(title, justify="right")
-    for metric, (title, chance, best) in METRICS.items():
+    for metric, (title, note, chance, best) in METRICS.items():
         if any(arm.get(metric) is not None for arm in arms.values()):
             cells = [_number(arm.get(metric), arm.get(f"{metric}_interval")) for arm in arms.values()]
             levels = [report.get(level) if isinstance(level, str) else level for level in (chance, best)]
-            table.add_row(title, *cells, *map(_number, levels))
+            table.add_row(f"{title} ({note})", *cells, *map(_number, levels))
     console = Console()
     console.print(table)
     costs = (("seconds", "s"), ("kwh", "kWh"), ("peak_mb", "MB at most"))

@@ -22,18 +22,18 @@ from PIL import Image
 from limner.evaluate import chart
 from limner.sampling.images import contact_sheet, save_png
 
-# Metric: its title, and the report's keys (or numbers) for what chance and the truth reach.
-METRICS: dict[str, tuple[str, str | float, str | float]] = {
-    "faithfulness": ("faithfulness <small>0 chance, 1 truth</small>", 0.0, 1.0),
-    "edge_f1": ("edge F1 <small>higher is better</small>", "chance", "ceiling"),
-    "edge_margin": ("edge F1 less another sketch's <small>higher is better</small>", 0.0, "margin_ceiling"),
-    "iou": ("silhouette IoU <small>higher is better</small>", "iou_chance", "iou_ceiling"),
-    "kid": ("KID <small>lower is better</small>", "", "kid_floor"),
-    "frechet": ("Frechet distance <small>lower is better</small>", "", "frechet_floor"),
-    "diversity": ("diversity <small>0: all samples alike</small>", "", ""),
+# Metric: its title, what to think of it, and the report's keys (or numbers) for what chance and the truth reach.
+METRICS: dict[str, tuple[str, str, str | float, str | float]] = {
+    "faithfulness": ("faithfulness", "0 chance, 1 truth", 0.0, 1.0),
+    "edge_f1": ("edge F1", "higher is better", "chance", "ceiling"),
+    "edge_margin": ("edge F1 less another sketch's", "higher is better", 0.0, "margin_ceiling"),
+    "iou": ("silhouette IoU", "higher is better", "iou_chance", "iou_ceiling"),
+    "kid": ("KID", "lower is better", "", "kid_floor"),
+    "frechet": ("Frechet distance", "lower is better", "", "frechet_floor"),
+    "diversity": ("diversity", "0: all samples alike", "", ""),
 }
 UNITS = {"seconds": "s", "kwh": "kWh", "peak_mb": "MB"}
-LEVELS = {key for _, *keys in METRICS.values() for key in keys}
+LEVELS = {key for _, _, *keys in METRICS.values() for key in keys}
 
 Picture = Image.Image | np.ndarray
 Row = tuple[str, Picture | None, Sequence[Picture], Picture]
@@ -104,12 +104,12 @@ def _table(report: Mapping[str, Any]) -> str:
     arms = report["arms"]
     heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ["", *arms, "chance", "truth"])
     lines = [f"<tr>{heads}</tr>"]
-    for metric, (title, *levels) in METRICS.items():
+    for metric, (title, note, *levels) in METRICS.items():
         if all(arm.get(metric) is None for arm in arms.values()):
             continue
         cells = [_cell(arm.get(metric), arm.get(f"{metric}_interval")) for arm in arms.values()]
         cells += [_cell(report.get(level) if isinstance(level, str) else level) for level in levels]
-        lines.append(f'<tr><th scope="row">{title}</th>{"".join(cells)}</tr>')
+        lines.append(f'<tr><th scope="row">{title} <small>{note}</small></th>{"".join(cells)}</tr>')
     return "\n".join(lines)
 
 
@@ -132,14 +132,14 @@ def _caption(report: Mapping[str, Any], num_rows: int) -> str:
     arm = next(iter(report["arms"].values()))
     said = []
     if "num_concepts" in arm:
-        said.append(
-            f"{arm['num_concepts']} held-out sketches, {arm['num_samples']} samples each; {num_rows} are shown."
-        )
+        said.append(f"{arm['num_concepts']} held-out pictures, one sample of each is scored; {num_rows} are shown.")
     if "before" in report["arms"]:
         said.append("'prior': the prior after this fine-tune; 'before': the prior as it was, told the caption alone.")
     said.append("Small figures are 95 % bootstrap intervals over pictures: they do not cover other training seeds.")
     if "ceiling" in report:
         said.append("Chance is the true picture of another sketch; truth is the true picture of the sketch itself.")
+    if "diversity" in arm and num_rows:
+        said.append("Diversity is between the samples that are shown, over all rows that are shown.")
     if "embedder" in arm:
         said.append(f"KID and Frechet distance use the embedder '{arm['embedder']}': not comparable with Inception's.")
     if "frechet_floor" in report:

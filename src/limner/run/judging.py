@@ -38,8 +38,9 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
     """Score a run on pictures it never saw; writes report.json, report.html and contact_sheet.png into its folder.
 
     Two arms: ``prior``, the prior after this fine-tune, and ``before``, the same prior as it was, told the caption
-    alone (left out if ``before`` is False). Each makes one picture of every held-out sample, and two more of the first
-    16, for diversity and for show. Lines are compared at 128 px; truth and samples are at the prior's own size.
+    alone (left out if ``before`` is False). Each makes one picture of every held-out sample, and two more of 16 at
+    equal distances, for diversity and for show. Lines are compared at 128 px; truth and samples are at the prior's
+    own size.
 
     Raises:
         RunError: no such run, or nothing saved yet.
@@ -84,7 +85,7 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
         **ends,
         **cost.total(run / "energy.jsonl", "train"),
     }
-    shown = _rows(samples[:NUM_SHOWN], sketch, made["prior"][1], truth)
+    shown = _rows(samples, sketch, made["prior"][1], truth)
     report.write(run, result, shown, read_log(run / "log.jsonl"))
     _card(run, job, result)
     return json.loads((run / "report.json").read_text(encoding="utf-8"))
@@ -105,11 +106,17 @@ def _held_out(loader: Loader, split: str, limit: int | None, data: str) -> list[
 
 
 def _make(job: Job, loader: Loader, samples: Sequence[Sample], title: str) -> tuple[Tensor, Tensor]:
-    """(one picture of each sample, NCHW; three of the first few, NKCHW), uint8."""
+    """(one picture of each sample, NCHW; three of each that is shown, NKCHW), uint8."""
     firsts = pictures(job, loader, list(samples), seed=0, title=f"drawing, {title}")
-    few = list(samples[:NUM_SHOWN])
-    more = [pictures(job, loader, few, seed=seed) for seed in range(1, SAMPLES_SHOWN)]
-    return firsts, torch.stack([firsts[: len(few)], *more], dim=1)
+    shown = _shown(len(samples))
+    more = [pictures(job, loader, [samples[i] for i in shown], seed=seed) for seed in range(1, SAMPLES_SHOWN)]
+    return firsts, torch.stack([firsts[shown], *more], dim=1)
+
+
+def _shown(num: int) -> list[int]:
+    """Which rows are shown: neighbours are often of one kind, so at equal distances over all."""
+    few = min(num, NUM_SHOWN)
+    return [i * num // few for i in range(few)]
 
 
 def _rows(samples: Sequence[Sample], sketch: Tensor | None, made: Tensor, truth: Tensor) -> list[report.Row]:
@@ -118,12 +125,12 @@ def _rows(samples: Sequence[Sample], sketch: Tensor | None, made: Tensor, truth:
 
     return [
         (
-            sample.caption or sample.key,
+            samples[i].caption or samples[i].key,
             None if sketch is None else array(sketch[i]),
-            [array(one) for one in made[i]],
+            [array(one) for one in some],
             array(truth[i]),
         )
-        for i, sample in enumerate(samples)
+        for i, some in zip(_shown(len(samples)), made, strict=True)
     ]
 
 
