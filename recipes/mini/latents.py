@@ -57,7 +57,8 @@ def write(scratch: Path) -> None:
     data_SNCHW, concepts = pictures.load(scratch)
     vae = read_autoencoder(scratch / "vae").eval()
     rows = pictures.in_split(concepts, "train")
-    captions.write_tokenizer([concepts[n] for n in rows], scratch / "tokenizer")
+    if not (scratch / "tokenizer").exists():  # ties are broken by chance: a second one would not fit the eye
+        captions.write_tokenizer([concepts[n] for n in rows], scratch / "tokenizer")
     names = list(pictures.COLOURS)
     table = torch.tensor(list(pictures.COLOURS.values())) / 255
     latents, notes = [], []
