@@ -101,7 +101,7 @@ def test_the_files_are_there_and_no_others(folder):
     assert sorted(file.name for file in folder.iterdir()) == ["contact_sheet.png", "report.html", "report.json"]
     sheet = Image.open(folder / "contact_sheet.png")
     assert json.loads(sheet.text["limner"])["method"] == "piti"
-    assert sheet.size[0] == 4 * 36 + 4
+    assert sheet.size[0] == 2 * (4 * 36 + 4) + 4  # two blocks of sketch, two samples, truth
 
 
 def test_the_curves_are_drawn(folder):

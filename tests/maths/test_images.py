@@ -31,6 +31,13 @@ def test_contact_sheet_has_room_for_titles_and_fits_sizes():
     assert sheet.size == (76, 60)
 
 
+def test_contact_sheet_runs_down_one_block_and_on_in_the_next():
+    pictures = to_pil(torch.stack([torch.full((3, 8, 8), 50 * i, dtype=torch.uint8) for i in range(3)]))
+    sheet = contact_sheet([[picture] for picture in pictures], ["a"], blocks=2)
+    assert sheet.size == (2 * 20 - 4, 20 + 2 * 12 + 4)
+    assert [sheet.getpixel(place)[0] for place in ((8, 28), (8, 40), (28, 28), (28, 40))] == [0, 50, 100, 255]
+
+
 def test_png_says_how_it_was_made(tmp_path):
     file = tmp_path / "new" / "fox.png"
     save_png(to_pil(every_value())[0], file, {"prompt": "füchschen", "seed": 3})

@@ -56,7 +56,7 @@ def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Seq
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if rows:
-        save_png(contact_sheet(pictures, titles), folder / "contact_sheet.png", _facts(report))
+        save_png(contact_sheet(pictures, titles, blocks=2), folder / "contact_sheet.png", _facts(report))
     page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     filled = page.substitute(
         title=html.escape(_title(report)),

@@ -29,20 +29,25 @@ def to_pil(uint8_BCHW: Tensor) -> list[Image.Image]:
     return [Image.fromarray(np.ascontiguousarray(row.permute(1, 2, 0).cpu().numpy())) for row in uint8_BCHW]
 
 
-def contact_sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
-    """Rows of pictures, each fitted to the size of the first, with a title above each column ('' or none: no title)."""
+def contact_sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], blocks: int = 1) -> Image.Image:
+    """Rows of pictures, each fitted to the size of the first, with a title above each column ('' or none: no title).
+
+    With ``blocks`` above 1 the rows run down that many blocks, one beside the other, each with its titles.
+    """
     width, height = rows[0][0].size
-    top = TITLE_PX if any(titles) else 0
-    columns = max(len(row) for row in rows)
-    size = (columns * (width + PADDING_PX) + PADDING_PX, len(rows) * (height + PADDING_PX) + PADDING_PX + top)
-    sheet = Image.new("RGB", size, "white")
+    across, down = width + PADDING_PX, height + PADDING_PX
+    top = PADDING_PX + (TITLE_PX if any(titles) else 0)
+    lines = -(-len(rows) // blocks)
+    block_px = max(len(row) for row in rows) * across + 2 * PADDING_PX
+    sheet = Image.new("RGB", (blocks * block_px - PADDING_PX, top + lines * down), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    for x, title in enumerate(titles):
-        draw.text((PADDING_PX + x * (width + PADDING_PX), PADDING_PX), title, fill="black", font=font)
-    for y, row in enumerate(rows):
+    for i, row in enumerate(rows):
+        left, line = PADDING_PX + i // lines * block_px, i % lines
         for x, picture in enumerate(row):
-            place = (PADDING_PX + x * (width + PADDING_PX), top + PADDING_PX + y * (height + PADDING_PX))
+            place = (left + x * across, top + line * down)
             sheet.paste(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), place)
+        for x, title in enumerate(titles if line == 0 else []):
+            draw.text((left + x * across, PADDING_PX), title, fill="black", font=font)
     return sheet
 
 
