@@ -75,6 +75,9 @@ class TranslateConfig(MethodConfig):
 
     condition: str = Field("source", description="'source' (the pair's other half), or a condition from 'limner list'")
     condition_dropout: float = Field(0.1, ge=0, le=1, description="share of conditions replaced by the null condition")
+    noise_bias: float = Field(
+        1.0, gt=0, description="training times t have density ~ t^(noise_bias - 1); above 1 leans to noise, to layout"
+    )
 
 
 def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None = None) -> MethodConfig:

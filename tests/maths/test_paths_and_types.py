@@ -37,10 +37,10 @@ def test_the_ends_and_the_way_between(path):
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @settings(max_examples=25, deadline=None)
-@given(uniform=st.floats(0, 1, exclude_max=True, width=32))
-def test_training_times_are_in_range(path, uniform):
-    t = path.draw_t(torch.tensor([uniform]))
-    assert 0 < float(t) <= 1
+@given(number=st.floats(0, 1, width=32))
+def test_training_times_are_in_range_and_rise(path, number):
+    least, t, most = path.draw_t(torch.tensor([0.0, number, 1.0]))
+    assert 0 < least <= t <= most <= 1
 
 
 def cond(value: float, rows: int = 2) -> Cond:

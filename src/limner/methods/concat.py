@@ -40,7 +40,7 @@ class Concat(Method):
     def step(self, batch: Batch) -> Iterator[Update]:
         z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*self.prior.latent_CHW))
         eps = batch.dice.normal(*self.prior.latent_CHW)
-        t_B = self.prior.path.draw_t(batch.dice.uniform())
+        t_B = self.prior.path.draw_t(batch.dice.uniform() ** (1 / self.config.noise_bias))
         told = batch.dice.uniform() >= self.config.caption_dropout
         shown = batch.dice.uniform() >= self.config.condition_dropout
         assert batch.condition_BCHW is not None

@@ -104,7 +104,7 @@ class Piti(Method):
     def step(self, batch: Batch) -> Iterator[Update]:
         z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*self.prior.latent_CHW))
         eps = batch.dice.normal(*self.prior.latent_CHW)
-        t_B = self.prior.path.draw_t(batch.dice.uniform())
+        t_B = self.prior.path.draw_t(batch.dice.uniform() ** (1 / self.config.noise_bias))
         told = batch.dice.uniform() >= self.config.caption_dropout
         shown = batch.dice.uniform() >= self.config.condition_dropout
         text = batch.text.where(told, self.null.expand(len(batch)))

@@ -42,7 +42,7 @@ class Path(ABC):
 
     @abstractmethod
     def draw_t(self, uniform_B: Tensor) -> Tensor:
-        """Training times from uniform numbers in [0, 1)."""
+        """Training times from numbers in [0, 1], uniform or not; they rise with the numbers and are never 0."""
 
     @abstractmethod
     def times(self, num_steps: int) -> Tensor:
@@ -85,7 +85,7 @@ class VariancePreserving(Path):
         return t_B * self.num_timesteps - 1
 
     def draw_t(self, uniform_B: Tensor) -> Tensor:
-        return ((uniform_B * self.num_timesteps).floor() + 1) / self.num_timesteps
+        return ((uniform_B * self.num_timesteps).floor() + 1).clamp(max=self.num_timesteps) / self.num_timesteps
 
     def times(self, num_steps: int) -> Tensor:
         return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
@@ -140,8 +140,7 @@ class Flow(Path):
         return t_B * self.num_timesteps
 
     def draw_t(self, uniform_B: Tensor) -> Tensor:
-        # 1 - u is in (0, 1]: a time of exactly zero has nothing to learn from.
-        return self._shifted(1 - uniform_B)
+        return self._shifted(uniform_B.clamp(min=2**-24))  # a time of exactly zero has nothing to learn from
 
     def times(self, num_steps: int) -> Tensor:
         return self._shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64))

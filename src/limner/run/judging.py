@@ -169,12 +169,13 @@ def demo(out: Path = Path("runs/demo")) -> dict[str, Any]:
 # Chosen on the validation concepts; docs/log.md says how.
 DEMO: dict[str, Any] = {
     "data": "fluent",
-    "steps": 850,
-    "batch_size": 8,
+    "steps": 480,
+    "batch_size": 16,
     "guidance_scale": 1.5,
     "guidance": "off",
-    "learning_rate": 5e-4,
-    "save_every": 250,
-    "evaluate_every": 250,
-    "sample_every": 250,
+    "learning_rate": 1.5e-3,
+    "noise_bias": 2.0,
+    "save_every": 160,
+    "evaluate_every": 160,
+    "sample_every": 240,
 }
