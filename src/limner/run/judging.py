@@ -171,7 +171,7 @@ DEMO: dict[str, Any] = {
     "data": "fluent",
     "steps": 480,
     "batch_size": 16,
-    "guidance_scale": 2.0,
+    "guidance_scale": 1.5,
     "guidance": "off",
     "learning_rate": 1.5e-3,
     "noise_bias": 2.0,
