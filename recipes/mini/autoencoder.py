@@ -97,6 +97,14 @@ def held_out_pictures(data_SNCHW, concepts) -> dict[str, torch.Tensor]:
     return {"white": pictures.over(x_BCHW, torch.ones(1, 3, 1, 1)), "coloured": pictures.over(x_BCHW, ground_BCHW)}
 
 
+@torch.no_grad()
+def draw_sheet(vae, test: dict[str, torch.Tensor], path: Path) -> None:
+    """A few held-out pictures, and below them what comes back."""
+    x_BCHW = torch.cat([test["white"][::80], test["coloured"][::80]])
+    made_BCHW = vae.eval().decode(encode(vae, x_BCHW)[0]).sample
+    pictures.sheet(torch.cat([x_BCHW, made_BCHW]), len(x_BCHW) // 2, path)
+
+
 def draw_batch(train_SNCHW: torch.Tensor, crop_px: int = 64) -> torch.Tensor:
     S, N = train_SNCHW.shape[:2]
     x_BCHW = train_SNCHW[torch.randint(S, (BATCH,)), torch.randint(N, (BATCH,))].float() / 255
@@ -176,11 +184,7 @@ def main() -> None:
         row |= {f"psnr_{ground}_db": psnr(vae, x) for ground, x in test.items()}
         (folder / "figures.json").write_text(json.dumps(row, indent=1))
         print(json.dumps(row), flush=True)
-        with torch.no_grad():
-            x = torch.cat([test["white"][::80], test["coloured"][::80]])
-            pictures.sheet(
-                torch.cat([x, vae.eval().decode(encode(vae, x)[0]).sample]), len(x) // 2, folder / "sheet.png"
-            )
+        draw_sheet(vae, test, folder / "sheet.png")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def make_models(shape: str, latent_channels: int, eye: Path) -> torch.nn.ModuleD
         attention_head_dim=4,  # diffusers means the number of heads
         norm_num_groups=16,
     )
+    unet.set_attn_processor(Attention32())
     return torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
@@ -168,7 +169,6 @@ def train(options) -> None:
     models = make_models(options.shape, data.latents.shape[1], options.assets / "eye").to(
         memory_format=torch.channels_last
     )
-    models["unet"].set_attn_processor(Attention32())
     ema = copy.deepcopy(models).requires_grad_(False)
     groups = [{"params": models[name].parameters(), "share": share} for name, share in RATE_SHARES.items()]
     optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -184,16 +184,16 @@ def train(options) -> None:
         print(json.dumps(progress), flush=True)
 
 
-def bench(scratch: Path, batch: int, seconds: float) -> None:
+def bench(scratch: Path, batch: int, seconds: float, bf16: bool) -> None:
     data, scheduler = Latents(scratch), make_scheduler()
     for shape in SHAPES:
         for layout in (torch.contiguous_format, torch.channels_last):
             models = make_models(shape, data.latents.shape[1], ASSETS / "eye").to(memory_format=layout)
             optimiser = torch.optim.AdamW(models.parameters(), lr=1e-4)
-            train_step(models, optimiser, scheduler, data.draw(batch))
+            train_step(models, optimiser, scheduler, data.draw(batch), bf16)
             start, steps = time.time(), 0
             while time.time() - start < seconds:
-                train_step(models, optimiser, scheduler, data.draw(batch))
+                train_step(models, optimiser, scheduler, data.draw(batch), bf16)
                 steps += 1
             rate = steps * batch / (time.time() - start)
             count = sum(p.numel() for p in models["unet"].parameters()) / 1e6
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet (needs a C++ compiler)")
     options = parser.parse_args()
     if options.what == "bench":
-        bench(options.scratch, options.batch, 60 * options.minutes)
+        bench(options.scratch, options.batch, 60 * options.minutes, options.bf16)
     else:
         train(options)
 

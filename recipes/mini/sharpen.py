@@ -18,7 +18,7 @@ from pathlib import Path
 import pictures
 import torch
 import torch.nn.functional as F
-from autoencoder import BATCH, draw_batch, edges, encode, held_out_pictures, psnr
+from autoencoder import BATCH, draw_batch, draw_sheet, edges, encode, held_out_pictures, psnr
 from diffusers import AutoencoderTiny
 
 CROP = 8  # latent pixels, of 16: quarter pictures give more steps
@@ -114,10 +114,7 @@ def main() -> None:
     vae.save_pretrained(folder)
     (folder / "figures.json").write_text(json.dumps(row, indent=1))
     print(json.dumps(row), flush=True)
-    with torch.no_grad():
-        x = torch.cat([test["white"][::80], test["coloured"][::80]])
-        made = vae.eval().decode(encode(vae, x)[0]).sample
-        pictures.sheet(torch.cat([x, made]), len(x) // 2, folder / "sheet.png")
+    draw_sheet(vae, test, folder / "sheet.png")
 
 
 if __name__ == "__main__":

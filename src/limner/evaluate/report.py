@@ -132,7 +132,8 @@ def _caption(report: Mapping[str, Any], num_rows: int) -> str:
     arm = next(iter(report["arms"].values()))
     said = []
     if "num_concepts" in arm:
-        said.append(f"{arm['num_concepts']} held-out pictures, one sample of each is scored; {num_rows} are shown.")
+        num, each = arm["num_concepts"], arm["num_samples"]
+        said.append(f"{num} held-out pictures, samples scored of each: {each}; {num_rows} are shown.")
     if "before" in report["arms"]:
         said.append("'prior': the prior after this fine-tune; 'before': the prior as it was, told the caption alone.")
     said.append("Small figures are 95 % bootstrap intervals over pictures: they do not cover other training seeds.")

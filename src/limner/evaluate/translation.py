@@ -8,7 +8,8 @@
 ``reference`` gives the ends of the scale, measured on the same pictures: ceiling (the true picture of the sketch),
 chance (the true picture of another sketch), floors (real against real). Faithfulness is edge F1 on that scale: 0 is
 chance, 1 is as good as the truth. It is not enough: a picture full of edges has one near any line. Its F1 against every
-sketch is high, and so its margin is small.
+sketch is high, and so its margin is small; but where only the silhouette is full of edges, the margin is high too. So
+neither says anything without the distances to real pictures.
 """
 
 from __future__ import annotations
