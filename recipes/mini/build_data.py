@@ -103,7 +103,8 @@ def read_concepts(packages: Path) -> list[dict]:
             continue
         words = [re.sub(r"[_\s]+", " ", w).lower() for w in row.get("tags", []) + synonyms.get(name, [])]
         keywords = [w for w in dict.fromkeys(words) if w != row["label"].lower()][:8]
-        concepts.append({"id": name, "label": row["label"], "keywords": keywords})
+        kind = {"group": row["group"], "subgroup": row["subgroup"]}
+        concepts.append({"id": name, "label": row["label"], "keywords": keywords} | kind)
     return sorted(concepts, key=lambda c: c["id"])
 
 
@@ -193,7 +194,8 @@ def main() -> None:
     held_out = {part: [n for n, p in parts.items() if p == part] for part in ("test", "validation")}
     (options.assets / "held_out.json").write_text(json.dumps(held_out, indent=1) + "\n")
     write_dataset(options.assets / "fluent.zip", rows, drawings["3d"], drawings["line"], options.size_px)
-    write_arrays(options.scratch, rows, drawings, options.train_px)
+    kinds = {c["id"]: {"group": c["group"], "subgroup": c["subgroup"]} for c in concepts}  # for the composer alone
+    write_arrays(options.scratch, [row | kinds[row["id"]] for row in rows], drawings, options.train_px)
     print({part: list(parts.values()).count(part) for part in ("train", "validation", "test")})
 
 

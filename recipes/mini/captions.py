@@ -1,22 +1,19 @@
-"""Captions and the tokenizer: what the mini prior and the judge read.
+"""Names of colours, and the tokenizer of the mini prior and the judge.
 
 A caption may name the main colours of the picture, as a person would ("a cactus in green and pink"): a word that was
 never seen before says nothing of colours, and line art does not either. `write_tokenizer` trains a byte-pair vocabulary
-on the training concepts' captions and saves it as a stock `CLIPTokenizer`. Held-out words are spelt from its pieces, as
-any new word will be.
+and saves it as a stock `CLIPTokenizer`; words it has not seen are spelt from its pieces.
 """
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
-from pictures import COLOURS, STYLE_PHRASES
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-VOCABULARY = 2048
-MAX_TOKENS = 24
+VOCABULARY = 8192
+MAX_TOKENS = 32
 
 
 # sRGB colours and what people call them; a colour goes by the name of the nearest, in Oklab.
@@ -77,32 +74,14 @@ def in_colours(colours: list[str]) -> str:
     return " in " + " and ".join(part for part in (", ".join(colours[:-1]), colours[-1]) if part)
 
 
-def caption(
-    concept: dict, style: str, ground: str | None = None, keywords: float = 0.0, colours: list[str] | None = None
-) -> str:
-    """`a 3D render of a fox in orange and white on a light blue background, animal`.
-
-    keywords: the chance of one. colours: those to name.
-    """
-    words = STYLE_PHRASES[style] + " " + concept["subject"] + in_colours(colours or [])
-    if ground:
-        words += f" on {'an' if ground[0] in 'aeiou' else 'a'} {ground} background"
-    if concept["keywords"] and random.random() < keywords:
-        words += ", " + random.choice(concept["keywords"])
-    return words
-
-
-def write_tokenizer(concepts: list[dict], folder: Path) -> CLIPTokenizer:
-    corpus = [caption(c, style) for c in concepts for style in STYLE_PHRASES]
-    corpus += [word for c in concepts for word in [c["label"], *c["keywords"]]]
-    corpus += [f"on a {colour} background" for colour in COLOURS] * 20
+def write_tokenizer(texts: list[str], folder: Path) -> CLIPTokenizer:
     blank = CLIPTokenizer()  # its own normaliser and word splitter, so that training and use agree
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
     special = ["<|startoftext|>", "<|endoftext|>"]
     bpe.train_from_iterator(
-        corpus,
+        texts,
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
             special_tokens=[],

@@ -4,6 +4,7 @@ Alpha is straight in the files and premultiplied here, so that moving and compos
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -61,19 +62,19 @@ def jitter(x_BCHW: torch.Tensor, scale: tuple[float, float] = (0.7, 1.05), shift
     return F.grid_sample(x_BCHW, grid, mode="bilinear", align_corners=False)
 
 
-def turn_hues(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Each premultiplied RGBA picture with its hues turned by a random angle of 40 to 320 degrees; luma stays.
+def hue_turn(angle: float) -> torch.Tensor:
+    """The 3 x 3 matrix on RGB that turns hues by an angle in radians about the grey axis of YIQ; luma stays.
 
-    The turn is linear (about the grey axis of YIQ), so it commutes with premultiplying.
+    It is linear, so it commutes with premultiplying.
     """
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-    angle_B = torch.empty(len(x_BCHW)).uniform_(40, 320) * torch.pi / 180
-    turn_B33 = torch.eye(3).repeat(len(x_BCHW), 1, 1)
-    turn_B33[:, 1, 1] = turn_B33[:, 2, 2] = torch.cos(angle_B)
-    turn_B33[:, 1, 2] = -torch.sin(angle_B)
-    turn_B33[:, 2, 1] = torch.sin(angle_B)
-    matrix_B33 = torch.linalg.inv(to_yiq) @ turn_B33 @ to_yiq
-    rgb_BCHW = torch.einsum("bij,bjhw->bihw", matrix_B33, x_BCHW[:, :3])
+    cos, sin = math.cos(angle), math.sin(angle)
+    return torch.linalg.inv(to_yiq) @ torch.tensor([[1.0, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ to_yiq
+
+
+def apply_turn(x_BCHW: torch.Tensor, turn_B33: torch.Tensor) -> torch.Tensor:
+    """Premultiplied RGBA with its colours turned by a matrix, kept in range."""
+    rgb_BCHW = torch.einsum("bij,bjhw->bihw", turn_B33.expand(len(x_BCHW), 3, 3), x_BCHW[:, :3])
     return torch.cat([torch.minimum(rgb_BCHW.clamp(min=0), x_BCHW[:, 3:]), x_BCHW[:, 3:]], dim=1)
 
 

@@ -1,0 +1,33 @@
+"""How large the mini prior is made: one table that every program of this recipe reads with `--size`.
+
+`small` is what two CPU cores can train in hours, and what ships until a GPU has run the recipe; `base` fits the package
+(48 MB of 16-bit weights) and is tuned for half an hour of an H100; `large` is a matter of more such half hours.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    picture_px: int
+    reduction: int  # of the autoencoder: latents have picture_px / reduction rows
+    latent_channels: int
+    autoencoder_width: int
+    unet_widths: tuple[int, int, int]
+    unet_blocks: int  # a level
+    time_width: int  # of the vector that carries time and the gist of the text
+
+
+SIZES = {
+    "small": Size(64, 4, 4, 32, (64, 128, 192), 1, 512),
+    "base": Size(128, 8, 16, 64, (96, 192, 288), 1, 768),
+    "large": Size(256, 8, 16, 64, (192, 384, 576), 2, 1024),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """`--size`, `--device`, `--bf16`: the same words in every program that trains."""
+    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    parser.add_argument("--bf16", action="store_true", help="passes in 16 bit (on a CPU: needs AVX512-BF16 or AMX)")

@@ -1,0 +1,161 @@
+"""The composer of the mini prior's recipe: the picture shows what the scene and its caption say."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "mini"
+SIDE = 32
+ANIMAL, FOOD = {"group": 3, "subgroup": 34}, {"group": 4, "subgroup": 42}
+COLOURS = {"apple": (200, 30, 40), "fox": (30, 60, 200), "pear": (40, 160, 60)}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPE))
+        import composer
+        import pictures
+        import scenes
+
+        yield composer, scenes, pictures
+
+
+@pytest.fixture(scope="module")
+def stock(recipe, tmp_path_factory):
+    """Every concept is a square in the middle of its cell; accessories are yellow."""
+    composer, scenes, pictures = recipe
+    folder = tmp_path_factory.mktemp("scratch")
+    concepts = [{"label": name, "split": "train", **(ANIMAL if name == "fox" else FOOD)} for name in COLOURS]
+    concepts += [
+        {"label": label, "split": "train", "group": 7, "subgroup": 65} for label, _ in scenes.ACCESSORIES.values()
+    ]
+    concepts += [{"label": "plum", "split": "test", **FOOD}]
+    for concept in concepts:
+        concept |= {"subject": f"a {concept['label']}", "keywords": ["thing"]}
+    sprites = np.zeros((len(pictures.STYLES), len(concepts), SIDE, SIDE, 4), np.uint8)
+    for n, concept in enumerate(concepts):
+        sprites[:, n, 4:-4, 4:-4] = (*COLOURS.get(concept["label"], (250, 200, 30)), 255)
+    np.save(folder / "pictures.npy", sprites)
+    np.save(folder / "places.npy", np.full((12, 2, SIDE, SIDE, 3), 128, np.uint8))
+    (folder / "concepts.json").write_text(json.dumps(concepts))
+    (folder / "colour_names.json").write_text(json.dumps([[[["blue"]] * 8] * len(concepts)] * 4))
+    return composer.Stock(folder)
+
+
+def where(x_CHW: torch.Tensor, name: str) -> tuple[float, float]:
+    """Centre (x, y) in pixels of what has the colour of a concept."""
+    rgb_CHW = (x_CHW + 1) * 127.5
+    near_HW = (rgb_CHW - torch.tensor(COLOURS[name])[:, None, None]).abs().amax(0) < 30
+    assert near_HW.any(), f"no {name} in the picture"
+    y, x = near_HW.nonzero().float().mean(0).tolist()
+    return x, y
+
+
+def row(stock, label: str) -> int:
+    return next(n for n, c in enumerate(stock.concepts) if c["label"] == label)
+
+
+def test_counts_are_pieces(recipe, stock):
+    composer, scenes, _ = recipe
+    for count in (1, 2, 3, 4):
+        scene = scenes.Scene("count", "3d", (scenes.Subject(row(stock, "apple"), count=count),))
+        for seed in range(8):
+            x_BCHW = composer.compose(stock, [scene], seed)
+            assert ndimage.label((x_BCHW[0] < 0.2).any(0).numpy())[1] == count
+
+
+@pytest.mark.parametrize(
+    "relation, axis, sign", [("to the left of", 0, -1), ("to the right of", 0, 1), ("above", 1, -1), ("below", 1, 1)]
+)
+def test_relations_are_places(recipe, stock, relation, axis, sign):
+    composer, scenes, _ = recipe
+    subjects = (scenes.Subject(row(stock, "apple")), scenes.Subject(row(stock, "fox")))
+    for seed in range(8):
+        x_BCHW = composer.compose(stock, [scenes.Scene("relation", "3d", subjects, relation=relation)], seed)
+        first, second = where(x_BCHW[0], "apple"), where(x_BCHW[0], "fox")
+        assert sign * (first[axis] - second[axis]) > SIDE / 4
+
+
+def test_who_stands_behind_is_covered(recipe, stock):
+    composer, scenes, _ = recipe
+    subjects = (scenes.Subject(row(stock, "apple")), scenes.Subject(row(stock, "fox")))
+    behind = composer.compose(stock, [scenes.Scene("relation", "3d", subjects, relation="behind")], 0)
+    before = composer.compose(stock, [scenes.Scene("relation", "3d", subjects, relation="in front of")], 0)
+    assert where(behind[0], "apple")[1] < where(behind[0], "fox")[1]
+    assert where(before[0], "apple")[1] > where(before[0], "fox")[1]
+
+
+def test_a_hat_sits_on_top(recipe, stock):
+    composer, scenes, _ = recipe
+    scene = scenes.Scene("accessory", "3d", (scenes.Subject(row(stock, "fox")),), accessory="top hat")
+    x_CHW = composer.compose(stock, [scene], 0)[0]
+    yellow_HW = ((x_CHW[0] > 0.7) & (x_CHW[2] < -0.4)).nonzero().float()
+    assert 0 < yellow_HW[:, 0].mean() < where(x_CHW, "fox")[1] - 4
+
+
+def test_grounds(recipe, stock):
+    composer, scenes, pictures = recipe
+    apple = (scenes.Subject(row(stock, "apple")),)
+    asked = [{}, {"colour": "pink"}, {"colour": "blue", "second": "red"}, {"place": "beach"}]
+    x_BCHW = (
+        composer.compose(stock, [scenes.Scene("colour", "3d", apple, **ground) for ground in asked], 0) + 1
+    ) * 127.5
+    corner = x_BCHW[:, :, 0, 0]
+    wanted = [(255, 255, 255), pictures.COLOURS["pink"], pictures.COLOURS["blue"], (128, 128, 128)]
+    assert (corner - torch.tensor(wanted)).abs().max() < 25
+    assert (x_BCHW[2, :, -1, 0] - torch.tensor(pictures.COLOURS["red"])).abs().max() < 25
+
+
+def test_held_out_concepts_are_never_drawn(recipe, stock):
+    _, scenes, _ = recipe
+    rng, plum = random.Random(0), row(stock, "plum")
+    drawn = [scenes.draw_scene(stock, rng) for _ in range(2000)]
+    assert all(subject.concept != plum for scene in drawn for subject in scene.subjects)
+    assert {scene.kind for scene in drawn} == set(scenes.KINDS)
+
+
+def test_the_caption_says_what_is_there(recipe, stock):
+    _, scenes, _ = recipe
+    rng, fox, apple = random.Random(0), row(stock, "fox"), row(stock, "apple")
+    said = {
+        "a 3D render of a fox wearing a top hat on a beach": scenes.Scene(
+            "accessory", "3d", (scenes.Subject(fox),), accessory="top hat", place="beach"
+        ),
+        "a flat drawing of three foxes on a pink background": scenes.Scene(
+            "count", "flat", (scenes.Subject(fox, count=3),), colour="pink"
+        ),
+        "a 3D render of a big fox to the left of a small apple": scenes.Scene(
+            "relation", "3d", (scenes.Subject(fox, size="big"), scenes.Subject(apple, size="small")), "to the left of"
+        ),
+        "a 3D render of a fox in blue": scenes.Scene("alone", "3d", (scenes.Subject(fox, hue=3),)),
+    }
+    for words, scene in said.items():
+        assert scenes.caption(stock, scene, rng, plain=True) == words
+
+
+def test_the_same_seed_gives_the_same_pictures(recipe, stock):
+    composer, scenes, _ = recipe
+    some = [scenes.draw_scene(stock, random.Random(n)) for n in range(16)]
+    assert torch.equal(composer.compose(stock, some, 5), composer.compose(stock, some, 5))
+    assert not torch.equal(composer.compose(stock, some, 5), composer.compose(stock, some, 6))
+
+
+@pytest.mark.parametrize(
+    "one, many",
+    [
+        ("fox", "foxes"),
+        ("cherry", "cherries"),
+        ("hot dog", "hot dogs"),
+        ("key", "keys"),
+        ("mouse", "mice"),
+        ("leaf", "leaves"),
+    ],
+)
+def test_plurals(recipe, one, many):
+    assert recipe[1].plural(one) == many
