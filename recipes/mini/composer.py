@@ -60,10 +60,13 @@ class Stock:
 
     num_hues = len(HUE_ANGLES)
 
-    def __init__(self, scratch: Path, split: str = "train") -> None:
+    def __init__(self, scratch: Path, split: str = "train", side_px: int | None = None) -> None:
+        """side_px: smaller than the stored pictures, by a whole factor; None: as stored."""
         self.sprites, self.concepts = pictures.load(scratch)
         self.rows = pictures.in_split(self.concepts, split).tolist()
         self.grounds = torch.from_numpy(np.load(scratch / "places.npy")).permute(0, 1, 4, 2, 3).contiguous()
+        if side_px and side_px != self.sprites.shape[-1]:
+            self.sprites, self.grounds = shrink(self.sprites, side_px), shrink(self.grounds, side_px)
         self.boxes = find_boxes(self.sprites)
         self.names = json.loads((scratch / "colour_names.json").read_text())
         chosen = [(n, self.concepts[n]) for n in self.rows]
@@ -75,6 +78,11 @@ class Stock:
 
     def colours_of(self, style: str, subject: Subject) -> list[str]:
         return self.names[pictures.STYLES.index(style)][subject.concept][subject.hue]
+
+
+def shrink(uint8_ABCHW: Tensor, side_px: int) -> Tensor:
+    times = uint8_ABCHW.shape[-1] // side_px
+    return torch.stack([F.avg_pool2d(some.float(), times).round().byte() for some in uint8_ABCHW])
 
 
 def find_boxes(sprites_SN4HW: Tensor) -> Tensor:

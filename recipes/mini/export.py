@@ -15,23 +15,71 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from transformers import CLIPTextModel
 
-PROMPTS = (
+PROMPTS = (  # sixteen to a row; the last eight are of concepts or words that no picture or caption of training had
     "a 3D render of a red apple",
     "a 3D render of a cat face",
     "a 3D render of a house",
     "a 3D render of a grinning face with big eyes",
-    "a 3D render of a red heart on a light blue background",
+    "a 3D render of a turtle",
+    "a 3D render of a robot",
     "a 3D render of a sunflower",
-    "a 3D render of a pencil on a yellow background",
-    "a 3D render of a woman firefighter",
-    "a flat drawing of a hot dog",
-    "a flat drawing of a palm tree",
+    "a 3D render of a rocket",
+    "a 3D render of a fox",
+    "a 3D render of a teddy bear in light blue",
+    "a 3D render of a mushroom in red and white",
+    "a 3D render of a teapot in purple",
+    "a 3D render of a bell on a light blue background",
+    "a 3D render of a pineapple on a pink background",
+    "a 3D render of a potted plant on a background from yellow to orange",
+    "a 3D render of a heart with ribbon on a dark blue background",
+    "a 3D render of a koala in a forest",
+    "a 3D render of a penguin in the snow",
+    "a 3D render of a crab on a beach",
+    "a 3D render of an alien in space",
+    "a 3D render of a camel in a desert",
+    "a 3D render of a tropical fish under water",
+    "a 3D render of an owl under a night sky",
+    "a 3D render of a rabbit face in a meadow",
+    "a 3D render of a violin on a stage",
+    "a 3D render of an automobile in a city",
+    "a 3D render of a television in a room",
+    "a 3D render of a tent in the mountains",
+    "a 3D render of a smiling face on a beach",
+    "a 3D render of a lizard in a desert",
+    "a 3D render of a frog in a forest",
+    "a 3D render of a flying saucer under a night sky",
+    "a 3D render of a dog face wearing a top hat",
+    "a 3D render of a smiling face wearing sunglasses",
+    "a 3D render of a monkey face wearing headphones",
+    "a 3D render of a rabbit face wearing a crown",
+    "a 3D render of a penguin under an umbrella in the snow",
+    "a 3D render of a bear wearing a pink bow",
+    "a 3D render of a frog wearing a graduation cap on a yellow background",
+    "a 3D render of a tiger face wearing sunglasses on a beach",
+    "a 3D render of two cherries",
+    "a 3D render of three balloons",
+    "a 3D render of four strawberries",
+    "a 3D render of two penguins on a light blue background",
+    "a 3D render of three doughnuts",
+    "a 3D render of four stars on a dark blue background",
+    "a 3D render of two mushrooms",
+    "a 3D render of three hamburgers",
+    "a 3D render of a dog to the left of a house",
+    "a 3D render of a banana to the right of a tangerine",
+    "a 3D render of a bird above an evergreen tree",
+    "a 3D render of a fish below a sailboat",
+    "a 3D render of a mouse in front of a cheese wedge",
+    "a flat drawing of a hamburger",
     "a noto drawing of a pizza",
-    "a noto drawing of a dog face on a pink background",
-    "a line drawing of a key",
     "a line drawing of a castle",
-    "a 3D render of a taxi",  # held out, as is the next
-    "a 3D render of a goal net",
+    "a 3D render of a taxi",
+    "a 3D render of a rose in red and green",
+    "a 3D render of a pooch",
+    "a 3D render of a puppy wearing a cap",
+    "a cute kitten at the seaside, 3D",
+    "a picture of a spaceship among the stars",
+    "a 3D render of an angry man",
+    "a cartoon of a delicious dessert",
 )
 
 
@@ -93,7 +141,9 @@ def open_pipeline(folder: Path):
 
 
 def draw_sheet(folder: Path, path: Path, guidance: float = 2.5) -> None:
-    pictures.sheet(sample(open_pipeline(folder), list(PROMPTS), guidance=guidance), 8, path)
+    pipeline = open_pipeline(folder)
+    made = [sample(pipeline, list(PROMPTS[n : n + 16]), seed=n, guidance=guidance) for n in range(0, len(PROMPTS), 16)]
+    pictures.sheet(torch.cat(made), 16, path)
 
 
 def main() -> None:

@@ -10,18 +10,18 @@ Reads and replaces vae/; the plain one is kept as vae_plain/, and is where a sec
 """
 
 import argparse
-import json
 import shutil
 import time
 from pathlib import Path
 
-import pictures
+import autoencoder
 import torch
 import torch.nn.functional as F
-from autoencoder import BATCH, draw_batch, draw_sheet, edges, encode, held_out_pictures, psnr
-from diffusers import AutoencoderTiny
+from autoencoder import Source, closeness
+from composer import Stock
+from sizes import add_options
+from torch import Tensor
 
-CROP = 8  # latent pixels, of 16: quarter pictures give more steps
 NOISE = 0.4  # the most that is added to unit-variance latents; each picture has its own amount below it
 CRISP_SHARE = 0.5  # of the reconstruction's gradient on the last layer
 
@@ -37,44 +37,45 @@ def discriminator(width: int = 32) -> torch.nn.Sequential:
     return torch.nn.Sequential(*layers, torch.nn.Conv2d(2 * width, 1, 3, padding=1))
 
 
-def draw(vae, train_SNCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(crops of noisy latents, the same crops of the pictures)."""
-    x_BCHW = draw_batch(train_SNCHW)
+def draw(vae, source: Source) -> tuple[Tensor, Tensor]:
+    """(quarters of noisy latents, the same quarters of the pictures); quarters give more steps."""
+    x_BCHW = source.draw()
     with torch.no_grad():
-        z_BCHW = encode(vae, x_BCHW)[0]
-    z_BCHW = z_BCHW + NOISE * torch.rand(len(z_BCHW), 1, 1, 1) * torch.randn_like(z_BCHW)
-    top, left = torch.randint(z_BCHW.shape[2] - CROP + 1, (2,)).tolist()
-    x_BCHW = x_BCHW[:, :, 4 * top : 4 * (top + CROP), 4 * left : 4 * (left + CROP)]
-    return z_BCHW[:, :, top : top + CROP, left : left + CROP], x_BCHW.contiguous(memory_format=torch.channels_last)
+        z_BCHW = vae.encode(x_BCHW).latents.float()
+    z_BCHW = z_BCHW + NOISE * torch.rand(len(z_BCHW), 1, 1, 1, device=z_BCHW.device) * torch.randn_like(z_BCHW)
+    half, times = z_BCHW.shape[2] // 2, x_BCHW.shape[2] // z_BCHW.shape[2]
+    top, left = torch.randint(half + 1, (2,)).tolist()
+    x_BCHW = x_BCHW[:, :, times * top : times * (top + half), times * left : times * (left + half)]
+    return z_BCHW[:, :, top : top + half, left : left + half], x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
-def critic_loss(critic, x_BCHW: torch.Tensor, y_BCHW: torch.Tensor) -> torch.Tensor:
+def critic_loss(critic, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     real, made = critic(torch.cat([x_BCHW, y_BCHW.detach()])).chunk(2)
     return F.relu(1 - real).mean() + F.relu(1 + made).mean()
 
 
-def decoder_loss(vae, critic, x_BCHW: torch.Tensor, y_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+def decoder_loss(vae, critic, x_BCHW: Tensor, y_BCHW: Tensor, share: float) -> Tensor:
     """Close to the picture, and crisp; the gradients' sizes on the last layer are as 1 to `share`."""
-    close = F.l1_loss(y_BCHW, x_BCHW) + F.mse_loss(y_BCHW, x_BCHW)
-    close = close + sum(F.l1_loss(a, b) for a, b in zip(edges(y_BCHW), edges(x_BCHW), strict=True))
+    close = closeness(y_BCHW, x_BCHW)
     crisp = -critic(y_BCHW).mean()
     last = vae.decoder.layers[-1].weight
     slopes = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (close, crisp)]
     return close + (share * slopes[0] / (slopes[1] + 1e-6)).clamp(max=10) * crisp
 
 
-def fit(vae, train_SNCHW: torch.Tensor, minutes: float, peak_rate: float) -> dict:
+def fit(vae, source: Source, options) -> None:
     """Trains by the clock, on a falling learning rate; the critic's voice rises over the first tenth."""
-    critic = discriminator().to(memory_format=torch.channels_last)
+    critic = discriminator().to(options.device, memory_format=torch.channels_last)
     vae.requires_grad_(False).to(memory_format=torch.channels_last)
     vae.decoder.requires_grad_(True)
     weights = list(vae.decoder.parameters())
-    optimisers = [torch.optim.AdamW(some, lr=peak_rate, betas=(0.5, 0.95)) for some in (weights, critic.parameters())]
+    players = (weights, critic.parameters())
+    optimisers = [torch.optim.AdamW(player, lr=options.rate, betas=(0.5, 0.95)) for player in players]
     start, steps, looks = time.time(), 0, 0
-    while (done := (time.time() - start) / (60 * minutes)) < 1:
+    while (done := (time.time() - start) / (60 * options.minutes)) < 1:
         for optimiser in optimisers:
-            optimiser.param_groups[0]["lr"] = peak_rate * min(1, (steps + 1) / 50, 2 * (1 - done))
-        z_BCHW, x_BCHW = draw(vae, train_SNCHW)
+            optimiser.param_groups[0]["lr"] = options.rate * min(1, (steps + 1) / 50, 2 * (1 - done))
+        z_BCHW, x_BCHW = draw(vae, source)
         y_BCHW = vae.decode(z_BCHW).sample
         told = critic_loss(critic, x_BCHW, y_BCHW)
         optimisers[1].zero_grad()
@@ -86,35 +87,28 @@ def fit(vae, train_SNCHW: torch.Tensor, minutes: float, peak_rate: float) -> dic
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimisers[0].step()
         steps += 1
-        if done * minutes > looks + 1:
+        if done * options.minutes > looks + 1:
             looks += 1
-            print(
-                f"{looks} min, {steps * BATCH} pictures, decoder {loss.item():.3f}, critic {told.item():.3f}",
-                flush=True,
-            )
-    seconds = time.time() - start
-    return {"minutes": seconds / 60, "pictures": steps * BATCH, "pictures_per_s": steps * BATCH / seconds}
+            seen = steps * options.batch
+            print(f"{looks} min, {seen} pictures, decoder {loss.item():.3f}, critic {told.item():.3f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder with pictures.npy and vae/")
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder with vae/")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate of both")
+    add_options(parser)
     options = parser.parse_args()
     plain, folder = options.scratch / "vae_plain", options.scratch / "vae"
     if not plain.exists():
         shutil.copytree(folder, plain)
-    data_SNCHW, concepts = pictures.load(options.scratch)
-    test = held_out_pictures(data_SNCHW, concepts)
     torch.manual_seed(0)
-    vae = AutoencoderTiny.from_pretrained(plain)
-    row = fit(vae, data_SNCHW[:, pictures.in_split(concepts, "train")], options.minutes, options.rate)
-    row |= {f"psnr_{ground}_db": psnr(vae, x) for ground, x in test.items()}
-    vae.save_pretrained(folder)
-    (folder / "figures.json").write_text(json.dumps(row, indent=1))
-    print(json.dumps(row), flush=True)
-    draw_sheet(vae, test, folder / "sheet.png")
+    stock, vae = Stock(options.scratch), autoencoder.read(plain).to(options.device)
+    fit(vae, Source(stock, options), options)
+    vae.cpu().save_pretrained(folder)
+    autoencoder.figures(vae, stock, folder)
 
 
 if __name__ == "__main__":

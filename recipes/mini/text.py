@@ -1,0 +1,159 @@
+"""The text encoder that the mini prior starts from: it has seen pictures, and it knows English words.
+
+Idea: composed scenes are matched with their captions inside a batch (CLIP, Radford et al. 2021), and at the same time
+the text side learns to say what a sentence encoder says of captions and of plain words (`sentences.py`), through one
+linear layer that is thrown away; so is the picture side, a small ViT. A text encoder that starts from random weights
+takes tens of thousands of pictures before a denoiser listens to it (`TRIAL.md`).
+
+    python recipes/mini/text.py --scratch scratch/mini --minutes 13 --bf16
+
+Writes text/, a stock `CLIPModel`, to the scratch folder.
+"""
+
+import argparse
+import copy
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import captions
+import composer
+import numpy as np
+import scenes
+import torch
+import torch.nn.functional as F
+from composer import Painter, Stock
+from sizes import add_options
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+NUM_SENTENCES = 128  # a step, for the text side alone
+SENTENCE_WEIGHT = 2.0
+EMA_DECAY = 0.998
+SIDE = 64
+
+
+def make_pair(tokenizer: CLIPTokenizer) -> CLIPModel:
+    text = {
+        "hidden_size": 192,
+        "intermediate_size": 576,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 2,
+        "hidden_act": "gelu",
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": captions.MAX_TOKENS,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 224,
+        "intermediate_size": 672,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 4,
+        "hidden_act": "gelu",
+        "image_size": SIDE,
+        "patch_size": 16,  # patches of 8 px make a picture four times as dear, and steps are what is short
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+
+
+class Sentences:
+    """Texts and their targets; `draw` gives token ids (num, T) and unit vectors (num, 384).
+
+    Texts of about the same length come together and are cut where the longest ends: most are a word or two, and a text
+    encoder that reads from left to right does not see what follows.
+    """
+
+    def __init__(self, scratch: Path, tokenizer: CLIPTokenizer) -> None:
+        ids_NT = tokens(tokenizer, json.loads((scratch / "sentences.json").read_text()))
+        length_N = (ids_NT == tokenizer.eos_token_id).int().argmax(1) + 1
+        order_N = length_N.argsort()
+        self.ids_NT, self.length_N = ids_NT[order_N], length_N[order_N]
+        self.target_ND = torch.from_numpy(np.load(scratch / "sentences.npy")).float()[order_N]
+
+    def draw(self, num: int) -> tuple[Tensor, Tensor]:
+        first = int(torch.randint(len(self.ids_NT) - num, ()))
+        chosen = slice(first, first + num)
+        return self.ids_NT[chosen, : self.length_N[first + num - 1]], self.target_ND[chosen]
+
+
+def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def draw_batch(stock: Stock, painter: Painter, tokenizer, rng: random.Random, num: int) -> tuple[Tensor, Tensor]:
+    """Scenes about different concepts, in varied light, and their captions."""
+    some, seen = [], set()
+    while len(some) < num:
+        scene = scenes.draw_scene(stock, rng)
+        if scene.subjects[0].concept not in seen:
+            seen.add(scene.subjects[0].concept)
+            some.append(scene)
+    ids_BT = tokens(tokenizer, [scenes.caption(stock, scene, rng) for scene in some])
+    x_BCHW = F.interpolate(painter.paint(composer.plan(stock, some, rng)), (SIDE, SIDE), mode="area")
+    light_BC11 = 1 + 0.15 * (2 * torch.rand(num, 3, 1, 1, device=x_BCHW.device) - 1)
+    return x_BCHW * light_BC11 + 0.05 * torch.randn_like(x_BCHW), ids_BT.to(x_BCHW.device)
+
+
+def loss_of(clip: CLIPModel, head: nn.Linear, pair: tuple[Tensor, Tensor], sentence: tuple[Tensor, Tensor]) -> Tensor:
+    """Contrastive on scenes, cosine on sentences."""
+    x_BCHW, ids_BT = pair
+    logits_BB = clip(input_ids=ids_BT, pixel_values=x_BCHW).logits_per_image
+    own_B = torch.arange(len(x_BCHW), device=x_BCHW.device)
+    contrastive = (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
+    pooled_ND = clip.text_model(input_ids=sentence[0]).pooler_output
+    cosine_N = F.cosine_similarity(head(pooled_ND), sentence[1], dim=1)
+    return contrastive + SENTENCE_WEIGHT * (1 - cosine_N).mean()
+
+
+def train(options) -> None:
+    torch.manual_seed(0)
+    rng, stock = random.Random(0), Stock(options.scratch)
+    painter = Painter(stock, options.device)
+    tokenizer = CLIPTokenizer.from_pretrained(options.scratch / "tokenizer")
+    sentences = Sentences(options.scratch, tokenizer)
+    clip = make_pair(tokenizer).train().to(options.device)
+    if options.device == "cpu":
+        clip.set_attn_implementation("eager")  # the fused one's backward pass in 16 bit is slow there: half the rate
+    head = nn.Linear(clip.config.text_config.hidden_size, sentences.target_ND.shape[1]).to(options.device)
+    average = copy.deepcopy(clip).requires_grad_(False)
+    weights = [*clip.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(weights, lr=options.rate, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+    start, steps = time.time(), 0
+    while (done := (time.time() - start) / (60 * options.minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = options.rate * min(1, (steps + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done))
+        optimiser.zero_grad()
+        pair = draw_batch(stock, painter, tokenizer, rng, options.batch)
+        sentence = tuple(part.to(options.device) for part in sentences.draw(NUM_SENTENCES))
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+            loss = loss_of(clip, head, pair, sentence)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            clip.logit_scale.clamp_(max=math.log(100))
+            decay = min(EMA_DECAY, (1 + steps) / (10 + steps))
+            torch._foreach_lerp_(list(average.parameters()), list(clip.parameters()), 1 - decay)
+        steps += 1
+        if steps % 50 == 0:
+            rate = steps * options.batch / (time.time() - start)
+            print(f"{done:.3f} done, step {steps}, loss {loss.item():.3f}, {rate:.0f} pictures/s", flush=True)
+    average.eval().cpu().save_pretrained(options.scratch / "text")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py and sentences.py")
+    parser.add_argument("--minutes", type=float, default=13)
+    parser.add_argument("--batch", type=int, default=128, help="scenes a step")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    add_options(parser)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
