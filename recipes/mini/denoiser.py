@@ -30,7 +30,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from sizes import SIZES, add_options
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 MINI = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets" / "mini"
 EMA_DECAY = 0.9995
@@ -50,13 +50,10 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def make_models(size: str, clip: Path) -> torch.nn.ModuleDict:
+def make_models(size: str, text: Path) -> torch.nn.ModuleDict:
     """The text encoder starts as that of `text.py`: what looks alike or means the same already lies close together."""
     chosen = SIZES[size]
-    text = CLIPModel.from_pretrained(clip, dtype=torch.float32)
-    text_encoder = CLIPTextModel(text.config.text_config)
-    wanted, given = text_encoder.state_dict(), text.state_dict()
-    text_encoder.load_state_dict({k: given[k if k.startswith("text_model.") else f"text_model.{k}"] for k in wanted})
+    text_encoder = CLIPTextModel.from_pretrained(text, dtype=torch.float32)
     unet = UNet2DConditionModel(
         sample_size=chosen.picture_px // chosen.reduction,
         in_channels=chosen.latent_channels,

@@ -29,7 +29,6 @@ from composer import Painter, Stock
 from text import NUM_SENTENCES, Sentences, tokens
 from torch import Tensor, nn
 from transformers import (
-    CLIPModel,
     CLIPTextModel,
     CLIPTokenizer,
     EfficientNetConfig,
@@ -71,10 +70,7 @@ def open_efficientnet(packages: Path) -> EfficientNetModel:
 
 
 def make_eye(text: Path, packages: Path) -> VisionTextDualEncoderModel:
-    clip = CLIPModel.from_pretrained(text, dtype=torch.float32)
-    text_model, given = CLIPTextModel(clip.config.text_config), clip.state_dict()
-    wanted = text_model.state_dict()
-    text_model.load_state_dict({k: given[k if k.startswith("text_model.") else f"text_model.{k}"] for k in wanted})
+    text_model = CLIPTextModel.from_pretrained(text, dtype=torch.float32)
     vision_model = open_efficientnet(packages)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision_model.config, text_model.config, projection_dim=WIDTH

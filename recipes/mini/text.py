@@ -7,7 +7,7 @@ takes tens of thousands of pictures before a denoiser listens to it (`TRIAL.md`)
 
     python recipes/mini/text.py --scratch scratch/mini --minutes 13 --bf16
 
-Writes text/, a stock `CLIPModel`, to the scratch folder.
+Writes text/, a stock `CLIPTextModel`, to the scratch folder.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from composer import Painter, Stock
 from sizes import add_options
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 NUM_SENTENCES = 384  # a step, for the text side alone
 SENTENCE_WEIGHT = 2.0
@@ -142,7 +142,15 @@ def train(options) -> None:
         if steps % 50 == 0:
             rate = steps * options.batch / (time.time() - start)
             print(f"{done:.3f} done, step {steps}, loss {loss.item():.3f}, {rate:.0f} pictures/s", flush=True)
-    average.eval().cpu().save_pretrained(options.scratch / "text")
+    text_side(average.eval().cpu()).save_pretrained(options.scratch / "text")
+
+
+def text_side(clip: CLIPModel) -> CLIPTextModel:
+    """The text encoder on its own; its weights' names have lost their prefix in transformers 5."""
+    alone, given = CLIPTextModel(clip.config.text_config), clip.state_dict()
+    wanted = alone.state_dict()
+    alone.load_state_dict({k: given[k if k.startswith("text_model.") else f"text_model.{k}"] for k in wanted})
+    return alone
 
 
 def main() -> None:
