@@ -27,7 +27,7 @@ import scenes
 import torch
 from composer import Painter, Plan, Stock
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from sizes import SIZES, add_options
+from sizes import SIZES, Size, add_options
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -50,27 +50,30 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
-def make_models(size: str, text: Path) -> torch.nn.ModuleDict:
-    """The text encoder starts as that of `text.py`: what looks alike or means the same already lies close together."""
-    chosen = SIZES[size]
-    text_encoder = CLIPTextModel.from_pretrained(text, dtype=torch.float32)
-    unet = UNet2DConditionModel(
-        sample_size=chosen.picture_px // chosen.reduction,
-        in_channels=chosen.latent_channels,
-        out_channels=chosen.latent_channels,
-        block_out_channels=chosen.unet_widths,
+def make_unet(size: Size, text_width: int) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=size.picture_px // size.reduction,
+        in_channels=size.latent_channels,
+        out_channels=size.latent_channels,
+        block_out_channels=size.unet_widths,
         # Attention among 256 places costs a fifth of a step; at the 64 of the middle level it finds what goes where.
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=chosen.unet_blocks,
-        cross_attention_dim=text_encoder.config.hidden_size,
+        layers_per_block=size.unet_blocks,
+        cross_attention_dim=text_width,
         attention_head_dim=4,  # diffusers means the number of heads
         norm_num_groups=16,
         resnet_time_scale_shift="scale_shift",
-        time_embedding_dim=chosen.time_width,
+        time_embedding_dim=size.time_width,
         addition_embed_type="text",
         addition_embed_type_num_heads=8,
     )
+
+
+def make_models(size: str, text: Path) -> torch.nn.ModuleDict:
+    """The text encoder starts as that of `text.py`: what looks alike or means the same already lies close together."""
+    text_encoder = CLIPTextModel.from_pretrained(text, dtype=torch.float32)
+    unet = make_unet(SIZES[size], text_encoder.config.hidden_size)
     return torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
