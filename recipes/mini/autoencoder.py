@@ -6,12 +6,12 @@ smooth space and small errors of it stay small in the picture. `TRIAL.md` says w
 
     python recipes/mini/autoencoder.py --scratch scratch/mini --minutes 25 --crop-share 0.5
     python recipes/mini/autoencoder.py --scratch scratch/mini --size base --device cuda --bf16 --batch 256 --minutes 8
+
+Writes vae_plain/ to the scratch folder, and goes on from there when called again; `sharpen.py` makes vae/ of it.
 """
 
 import argparse
-import copy
 import json
-import math
 import random
 import time
 from pathlib import Path
@@ -21,10 +21,12 @@ import pictures
 import scenes
 import torch
 import torch.nn.functional as F
+import training
 from composer import Painter, Stock
 from diffusers import AutoencoderTiny
 from sizes import SIZES, Size, add_options
 from torch import Tensor
+from training import Average, by_the_clock
 
 LATENT_NOISE = 0.1  # added to unit-variance latents while training
 MOMENT_WEIGHT = 0.1  # keeps each latent channel near zero mean and unit variance
@@ -41,10 +43,6 @@ def make(size: Size) -> AutoencoderTiny:
         num_decoder_blocks=stages[::-1],
         latent_channels=size.latent_channels,
     )
-
-
-def read(folder: Path) -> AutoencoderTiny:
-    return AutoencoderTiny.from_pretrained(folder)
 
 
 def encode_scaled(vae: AutoencoderTiny, x_BCHW: Tensor) -> Tensor:
@@ -108,29 +106,20 @@ class Source:
 
 
 def fit(vae: AutoencoderTiny, source: Source, test: Tensor, options) -> AutoencoderTiny:
-    """Trains by the clock: warm-up, then cosine to zero; returns the average of the weights."""
-    average = copy.deepcopy(vae).requires_grad_(False)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=options.rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    start, steps, looks = time.time(), 0, 0
-    while (done := (time.time() - start) / (60 * options.minutes)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = options.rate * min(1, (steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
-        optimiser.zero_grad()
+    """Trains by the clock; returns the average of the weights."""
+    average, looks = Average(vae, EMA_DECAY), 0
+    optimiser = torch.optim.AdamW(vae.parameters(), weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    for done in by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=50):
         # Quarter pictures give four times the steps, and steps are short; whole ones at the end mend the borders.
         with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
             loss = loss_of(vae, source.draw(crop=done < options.crop_share))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        steps += 1
-        with torch.no_grad():
-            decay = min(EMA_DECAY, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(list(average.parameters()), list(vae.parameters()), 1 - decay)
+        training.step(optimiser, loss)
+        average.update(vae)
         if done * options.minutes > looks + 1:
             looks += 1
-            db = psnr(average, test)
-            print(f"{looks} min, {steps * options.batch} pictures, held-out {db:.2f} dB", flush=True)
-    return average
+            db = psnr(average.model, test)
+            print(f"{looks} min, {average.updates * options.batch} pictures, held-out {db:.2f} dB", flush=True)
+    return average.model
 
 
 @torch.no_grad()
@@ -155,16 +144,16 @@ def figures(vae: AutoencoderTiny, stock: Stock, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py; vae/ in it goes on")
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py; vae_plain/ goes on")
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--crop-share", type=float, default=0.0, help="of the time, at first, on quarter pictures")
     add_options(parser)
     options = parser.parse_args()
-    stock, folder = Stock(options.scratch), options.scratch / "vae"
+    stock, folder = Stock(options.scratch), options.scratch / "vae_plain"
     torch.manual_seed(0)
-    vae = read(folder) if folder.exists() else make(SIZES[options.size])
+    vae = AutoencoderTiny.from_pretrained(folder) if folder.exists() else make(SIZES[options.size])
     vae.train().to(options.device, memory_format=torch.channels_last)
     test = held_out_pictures(stock)["white"][::4].to(options.device)
     source = Source(stock, options)

@@ -28,16 +28,16 @@ from torch import Tensor
 HUE_ANGLES = (0, 40, 80, 120, 180, 240, 280, 320)  # degrees; the first leaves them as drawn
 PLACE_VARIANTS = 48
 GROUND_NOISE = 0.02  # spread of a ground's colour about the named one, of 1
-# Of the wearer's box, the accessory's: width, centre to the right, bottom edge (or centre, for eyes and ears) below top
+# Of the wearer's box: the accessory's width, and how far below the top its lower edge is
 WORN = {
-    "top hat": (0.62, 0, 0.18),
-    "crown": (0.55, 0, 0.16),
-    "cap": (0.72, 0, 0.26),
-    "graduation cap": (0.85, 0, 0.26),
-    "sun hat": (0.9, 0, 0.28),
-    "bow": (0.5, 0, 0.2),
+    "top hat": (0.62, 0.18),
+    "crown": (0.55, 0.16),
+    "cap": (0.72, 0.26),
+    "graduation cap": (0.85, 0.26),
+    "sun hat": (0.9, 0.28),
+    "bow": (0.5, 0.2),
 }
-ON_EYES = {"sunglasses": (0.8, 0.4), "headphones": (1.12, 0.38)}  # width, centre below top
+ON_EYES = {"sunglasses": (0.8, 0.4), "headphones": (1.12, 0.38)}  # its width, and how far below the top its centre is
 # Of the picture: size, centre to either side, centre down from the middle
 BESIDE = {"umbrella": (0.6, 0.0, -0.5), "balloon": (0.5, 0.62, -0.42), "gift": (0.4, 0.56, 0.56)}
 
@@ -180,20 +180,20 @@ class Layout:
         y = None if self.scene.place else (0.24 if low else 0.04)
         self.put(subject, x, y, size, mirrored=rng.random() < 0.5)
         *_, y, _, mirror = self.layers[-1]
-        left, right, top, _, head = self.box(subject.concept)
-        head, width, height = mirror * head * size + x, (right - left) * size / 2, self.box(subject.concept)
-        top_y, tall = y + top * size, (height[3] - height[2]) * size / 2
-        width = min(width, 1.25 * tall)  # a long animal's head is not as wide as it is long
-        own = self.box(self.stock.worn[name])
+        left, right, top, bottom, head = self.box(subject.concept)
+        head_x, top_y, tall = mirror * head * size + x, y + top * size, (bottom - top) * size / 2
+        width = min((right - left) * size / 2, 1.25 * tall)  # a long animal's head is not as wide as it is long
+        own_left, own_right, own_top, own_bottom, _ = self.box(self.stock.worn[name])
         if name in WORN:
-            share, right_by, sink = WORN[name]
-            scale = share * width / ((own[1] - own[0]) / 2)
-            centre = head + right_by - scale * (own[0] + own[1]) / 2, top_y + 2 * sink * tall - scale * own[3]
+            share, sink = WORN[name]
+            scale = share * width / ((own_right - own_left) / 2)
+            centre = head_x - scale * (own_left + own_right) / 2, top_y + 2 * sink * tall - scale * own_bottom
         elif name in ON_EYES:
             share, below = ON_EYES[name]
-            scale = share * width / ((own[1] - own[0]) / 2)
-            middle = head if right - left > 1.3 * (height[3] - top) else mirror * (left + right) / 2 * size + x
-            centre = middle, top_y + 2 * below * tall - scale * (own[2] + own[3]) / 2
+            scale = share * width / ((own_right - own_left) / 2)
+            long = right - left > 1.3 * (bottom - top)
+            middle = head_x if long else mirror * (left + right) / 2 * size + x
+            centre = middle, top_y + 2 * below * tall - scale * (own_top + own_bottom) / 2
         else:
             scale, aside, y = BESIDE[name]
             centre = x + aside * rng.choice((-1, 1)), y

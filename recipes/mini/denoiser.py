@@ -25,11 +25,13 @@ import composer
 import export
 import scenes
 import torch
+import training
 from composer import Painter, Plan, Stock
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from sizes import SIZES, Size, add_options
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from training import Average
 from transformers import CLIPTextModel, CLIPTokenizer
 
 MINI = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets" / "mini"
@@ -116,13 +118,13 @@ class Trainer:
         self.tokenizer = CLIPTokenizer.from_pretrained(options.scratch / "tokenizer")
         self.stock = Stock(options.scratch, side_px=options.picture_px)
         self.painter = Painter(self.stock, self.device)
-        self.vae = autoencoder.read(options.scratch / "vae").eval().requires_grad_(False).to(self.device)
+        self.vae = AutoencoderTiny.from_pretrained(options.scratch / "vae").eval().requires_grad_(False).to(self.device)
         self.vae.to(memory_format=torch.channels_last)
         self.models = make_models(options.size, options.scratch / "text").to(self.device)
         self.models.to(memory_format=torch.channels_last)
         if self.device.type == "cpu":
             self.models["unet"].set_attn_processor(Attention32())
-        self.ema = copy.deepcopy(self.models).requires_grad_(False)
+        self.average = Average(self.models, EMA_DECAY)
         groups = [{"params": self.models[name].parameters(), "share": share} for name, share in RATE_SHARES.items()]
         self.optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.progress = {"steps": 0, "pictures": 0, "seconds": 0.0}
@@ -155,16 +157,11 @@ class Trainer:
     def step(self, batch) -> Tensor:
         """One optimiser step; returns the loss, still on the device."""
         layer_L8, ground_B8, ids_BT = batch
-        self.optimiser.zero_grad()
         loss = self.loss(Plan(layer_L8, ground_B8), ids_BT)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.models.parameters(), 1.0)
-        self.optimiser.step()
+        training.step(self.optimiser, loss)
+        self.average.update(self.models)
         self.progress["steps"] += 1
         self.progress["pictures"] += len(ids_BT)
-        decay = min(EMA_DECAY, (1 + self.progress["steps"]) / (10 + self.progress["steps"]))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.models.parameters()), 1 - decay)
         return loss.detach()
 
     def slice(self) -> None:
@@ -183,16 +180,20 @@ class Trainer:
                 print(f"{at}, loss {mean:.4f}, {rate:.0f} pictures/s", flush=True)
                 losses, lap = [], time.time()
 
+    def parts(self) -> dict:
+        return {"models": self.models, "ema": self.average.model, "optimiser": self.optimiser}
+
     def restore(self, path: Path) -> None:
         """Puts back the state of the slice before, if there is one."""
         if path.exists():
             state = torch.load(path, weights_only=True, map_location=self.device)
-            for name in ("models", "ema", "optimiser"):
-                getattr(self, name).load_state_dict(state[name])
+            for name, part in self.parts().items():
+                part.load_state_dict(state[name])
             self.progress = state["progress"]
+            self.average.updates = self.progress["steps"]
 
     def store(self, path: Path) -> None:
-        state = {name: getattr(self, name).state_dict() for name in ("models", "ema", "optimiser")}
+        state = {name: part.state_dict() for name, part in self.parts().items()}
         torch.save(state | {"progress": self.progress}, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
 
@@ -201,7 +202,7 @@ class Trainer:
         old, new = torch.load(path, weights_only=True, map_location=self.device)["ema"], self.models.state_dict()
         fits = {k: v for k, v in old.items() if k.startswith("unet.") and k in new and v.shape == new[k].shape}
         self.models.load_state_dict(new | fits)
-        self.ema.load_state_dict(self.models.state_dict())
+        self.average = Average(self.models, EMA_DECAY)
         print(f"warm start: {len(fits)} of {len(new)} tensors", flush=True)
 
 
@@ -221,7 +222,7 @@ def train(options) -> None:
     for _ in range(options.slices):
         trainer.slice()
         trainer.store(state_path)
-        models, vae = copy.deepcopy(trainer.ema).cpu(), copy.deepcopy(trainer.vae).cpu()
+        models, vae = copy.deepcopy(trainer.average.model).cpu(), copy.deepcopy(trainer.vae).cpu()
         export.write_pipeline(models, vae, trainer.tokenizer, trainer.scheduler, options.out, trainer.progress)
         export.draw_sheet(options.out, options.scratch / f"sheet_{trainer.progress['steps']:06d}.png")
         print(json.dumps(trainer.progress), flush=True)

@@ -13,7 +13,6 @@ import captions
 import pictures
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from transformers import CLIPTextModel
 
 PROMPTS = (  # sixteen to a row; the last eight are of concepts or words that no picture or caption of training had
     "a 3D render of a red apple",
@@ -99,9 +98,10 @@ def halved(model, folder: Path) -> None:
     """16-bit weights; the config still says float32, so that a CPU loads what it can run."""
     copy.deepcopy(model).half().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    config.pop("_name_or_path", None)  # a path of the machine that trained it
-    if isinstance(model, CLIPTextModel):
-        config["dtype"] = "float32"
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        part.pop("_name_or_path", None)  # a path of the machine that trained it
+        if "dtype" in part:
+            part["dtype"] = "float32"
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

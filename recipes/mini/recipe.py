@@ -63,7 +63,7 @@ def parts(options) -> list[tuple[str, float, list[str]]]:
         ),
         ("sharpen", minutes["sharpen"], ["sharpen.py", *train, *clock("sharpen"), "--batch", pictures]),
         ("text", minutes["text"], ["text.py", *train, *clock("text"), "--batch", contrasts]),
-        ("eye", minutes["eye"], ["eye.py", "train", *where, *device, *clock("eye"), *packages, *assets]),
+        ("eye", minutes["eye"], ["eye.py", "train", *where, *device, "--bf16", *clock("eye"), *packages, *assets]),
     ]
     denoise = ["denoiser.py", "train", *train, *schedule, *workers, *out, "--batch", latents]
     found += [(f"denoiser {n + 1}", rest / num_slices + 1, denoise) for n in range(int(num_slices))]

@@ -6,11 +6,10 @@ with their balance of the two gradients). The encoder is frozen: latents, and wh
 
     python recipes/mini/sharpen.py --scratch scratch/mini --minutes 10
 
-Reads and replaces vae/; the plain one is kept as vae_plain/, and is where a second call starts again.
+Reads vae_plain/ of `autoencoder.py`, writes vae/.
 """
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from autoencoder import Source, closeness
 from composer import Stock
+from diffusers import AutoencoderTiny
 from sizes import add_options
 from torch import Tensor
 
@@ -95,20 +95,18 @@ def fit(vae, source: Source, options) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder with vae/")
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder with vae_plain/")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate of both")
     add_options(parser)
     options = parser.parse_args()
-    plain, folder = options.scratch / "vae_plain", options.scratch / "vae"
-    if not plain.exists():
-        shutil.copytree(folder, plain)
     torch.manual_seed(0)
-    stock, vae = Stock(options.scratch), autoencoder.read(plain).to(options.device)
+    stock, vae = Stock(options.scratch), AutoencoderTiny.from_pretrained(options.scratch / "vae_plain")
+    vae.to(options.device)
     fit(vae, Source(stock, options), options)
-    vae.cpu().save_pretrained(folder)
-    autoencoder.figures(vae, stock, folder)
+    vae.cpu().save_pretrained(options.scratch / "vae")
+    autoencoder.figures(vae, stock, options.scratch / "vae")
 
 
 if __name__ == "__main__":

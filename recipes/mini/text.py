@@ -11,11 +11,9 @@ Writes text/, a stock `CLIPTextModel`, to the scratch folder.
 """
 
 import argparse
-import copy
 import json
 import math
 import random
-import time
 from pathlib import Path
 
 import captions
@@ -24,9 +22,11 @@ import numpy as np
 import scenes
 import torch
 import torch.nn.functional as F
+import training
 from composer import Painter, Stock
 from sizes import add_options
 from torch import Tensor, nn
+from training import Average, by_the_clock
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 NUM_SENTENCES = 384  # a step, for the text side alone
@@ -98,15 +98,22 @@ def draw_batch(stock: Stock, painter: Painter, tokenizer, rng: random.Random, nu
     return x_BCHW * light_BC11 + 0.05 * torch.randn_like(x_BCHW), ids_BT.to(x_BCHW.device)
 
 
-def loss_of(clip: CLIPModel, head: nn.Linear, pair: tuple[Tensor, Tensor], sentence: tuple[Tensor, Tensor]) -> Tensor:
-    """Contrastive on scenes, cosine on sentences."""
-    x_BCHW, ids_BT = pair
-    logits_BB = clip(input_ids=ids_BT, pixel_values=x_BCHW).logits_per_image
-    own_B = torch.arange(len(x_BCHW), device=x_BCHW.device)
-    contrastive = (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
-    pooled_ND = clip.text_model(input_ids=sentence[0]).pooler_output
-    cosine_N = F.cosine_similarity(head(pooled_ND), sentence[1], dim=1)
-    return contrastive + SENTENCE_WEIGHT * (1 - cosine_N).mean()
+def matching_loss(logits_BB: Tensor) -> Tensor:
+    """Contrastive: which caption belongs to the picture, and which picture to the caption."""
+    own_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    return (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2
+
+
+def sentence_loss(text_model: nn.Module, head: nn.Linear, sentences: Sentences) -> Tensor:
+    """1 - cosine between what the text side, through `head`, and what the sentence encoder make of some texts."""
+    ids_NT, target_ND = (part.to(head.weight.device) for part in sentences.draw(NUM_SENTENCES))
+    return 1 - F.cosine_similarity(head(text_model(input_ids=ids_NT).pooler_output), target_ND, dim=1).mean()
+
+
+@torch.no_grad()
+def limit_scale(pair: nn.Module) -> None:
+    """As in CLIP: logits are at most 100 times the cosines."""
+    pair.logit_scale.clamp_(max=math.log(100))
 
 
 def train(options) -> None:
@@ -119,30 +126,19 @@ def train(options) -> None:
     if options.device == "cpu":
         clip.set_attn_implementation("eager")  # the fused one's backward pass in 16 bit is slow there: half the rate
     head = nn.Linear(clip.config.text_config.hidden_size, sentences.target_ND.shape[1]).to(options.device)
-    average = copy.deepcopy(clip).requires_grad_(False)
-    weights = [*clip.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=options.rate, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
-    start, steps = time.time(), 0
-    while (done := (time.time() - start) / (60 * options.minutes)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = options.rate * min(1, (steps + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done))
-        optimiser.zero_grad()
-        pair = draw_batch(stock, painter, tokenizer, rng, options.batch)
-        sentence = tuple(part.to(options.device) for part in sentences.draw(NUM_SENTENCES))
+    average, weights = Average(clip, EMA_DECAY), [*clip.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+    for done in by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=100):
+        x_BCHW, ids_BT = draw_batch(stock, painter, tokenizer, rng, options.batch)
         with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
-            loss = loss_of(clip, head, pair, sentence)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            clip.logit_scale.clamp_(max=math.log(100))
-            decay = min(EMA_DECAY, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(list(average.parameters()), list(clip.parameters()), 1 - decay)
-        steps += 1
-        if steps % 50 == 0:
-            rate = steps * options.batch / (time.time() - start)
-            print(f"{done:.3f} done, step {steps}, loss {loss.item():.3f}, {rate:.0f} pictures/s", flush=True)
-    text_side(average.eval().cpu()).save_pretrained(options.scratch / "text")
+            loss = matching_loss(clip(input_ids=ids_BT, pixel_values=x_BCHW).logits_per_image)
+            loss = loss + SENTENCE_WEIGHT * sentence_loss(clip.text_model, head, sentences)
+        training.step(optimiser, loss)
+        limit_scale(clip)
+        average.update(clip)
+        if average.updates % 50 == 0:
+            print(f"{done:.3f} done, step {average.updates}, loss {loss.item():.3f}", flush=True)
+    text_side(average.model.eval().cpu()).save_pretrained(options.scratch / "text")
 
 
 def text_side(clip: CLIPModel) -> CLIPTextModel:

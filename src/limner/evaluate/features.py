@@ -1,7 +1,8 @@
 """Features of pictures: what Frechet distance, KID and diversity are measured in.
 
-An ``Embedder`` maps uint8 pictures to vectors. The default is limner's own ``eye``, a small CLIP trained on the domain
-of the miniature prior, which lies in the package; any other CLIPModel folder can take its place. Numbers of different
+An ``Embedder`` maps uint8 pictures to vectors. The default is limner's own ``eye``, a pair of image and text
+encoders matched on the domain of the miniature prior, which lies in the package; the folder of any CLIPModel or
+VisionTextDualEncoderModel can take its place. Numbers of different
 embedders do not compare: reports carry the embedder's name.
 """
 
@@ -14,7 +15,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import AutoModel
 
 from limner.errors import PriorError
 
@@ -31,9 +32,9 @@ class Embedder(Protocol):
 
 
 class ClipEmbedder:
-    """The picture side of a CLIPModel: its projected embedding, on the sphere of radius sqrt(D).
+    """The picture side of a contrastive pair: its projected embedding, on the sphere of radius sqrt(D).
 
-    CLIP is trained on directions only, so the length of an embedding says nothing and is normalised away. Radius
+    Such a pair is trained on directions only, so the length of an embedding says nothing and is normalised away. Radius
     sqrt(D) makes each of the D numbers of size one: KID's kernel (x.y / D + 1)^3 then sees the cosine, and a Frechet
     distance is the sum over D such numbers, as with Inception features.
     """
@@ -47,10 +48,10 @@ class ClipEmbedder:
         for part in ("config.json", "model.safetensors"):
             if not (folder / part).is_file():
                 raise PriorError(
-                    f"{folder / part} does not exist.", "give a folder that CLIPModel.save_pretrained wrote"
+                    f"{folder / part} does not exist.", "give a folder that save_pretrained of a CLIPModel wrote"
                 )
         self.name = name
-        self.model = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+        self.model = AutoModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
         self.mean, self.std = _normalisation(folder)
 
     @torch.no_grad()
