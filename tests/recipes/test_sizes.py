@@ -6,10 +6,8 @@ import pytest
 import torch
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "mini"
-TEXT_PARAMETERS, EYE_BYTES = (
-    2.4e6,
-    14.2e6,
-)  # 8,404 pieces of 192 and two layers; EfficientNet-Lite0 and such a text side
+TEXT_PARAMETERS = 2.4e6  # 8,404 pieces of 192 and two layers
+EYE_BYTES = 14.2e6  # EfficientNet-Lite0 and such a text side, in 16 bit
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 An ``Embedder`` maps uint8 pictures to vectors. The default is limner's own ``eye``, a pair of image and text
 encoders matched on the domain of the miniature prior, which lies in the package; the folder of any CLIPModel or
-VisionTextDualEncoderModel can take its place. Numbers of different
-embedders do not compare: reports carry the embedder's name.
+VisionTextDualEncoderModel can take its place. Numbers of different embedders do not compare: reports carry the
+embedder's name.
 """
 
 from __future__ import annotations
