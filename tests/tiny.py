@@ -52,6 +52,9 @@ def prior_folder(folder: Path, path: str) -> Path:
         cross_attention_dim=64,
         attention_head_dim=8,
         norm_num_groups=4,
+        # As the recipe of the mini prior makes it: the text as a whole, too, goes into the time vector.
+        addition_embed_type="text" if path == "v" else None,
+        addition_embed_type_num_heads=4,
     )
     tokenizer = _tokenizer(folder / "tokenizer")
     text = CLIPTextModel(

@@ -13,6 +13,8 @@ import argparse
 import json
 import os
 import random
+import subprocess
+import sys
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -194,13 +196,26 @@ def caption_gain(lab: Lab) -> dict[str, float]:
     return found
 
 
+DRAW_ONE = """
+import pathlib, sys
+import export
+export.sample(export.open_pipeline(pathlib.Path(sys.argv[1])), ["a 3D render of a cat face"])
+status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would start at the parent's size
+print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
+"""
+
+
 def costs(lab: Lab) -> dict:
-    """Seconds of one guided picture (best and median of five after a first), weights, bytes."""
+    """Seconds of one guided picture (best and median of five after a first), weights, bytes, and the largest memory of
+    a process on the CPU that draws one picture."""
     times = [timeit.timeit(lambda: lab.sample(["a 3D render of a cat face"]), number=1) for _ in range(6)]
     best, _, median, *_ = sorted(times[1:])
     machine = {"threads": torch.get_num_threads(), "device": lab.options.device, "load_average": os.getloadavg()[0]}
-    folders, parts = [lab.options.assets / name for name in ("mini", "eye")], ("unet", "text_encoder", "vae")
+    folders, parts = [lab.options.assets.resolve() / name for name in ("mini", "eye")], ("unet", "text_encoder", "vae")
+    command = [sys.executable, "-c", DRAW_ONE, str(folders[0])]
+    drawn = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return {
+        "peak_memory_mib": int(drawn.stdout.split()[-1]),
         "seconds_a_guided_picture": {"best": round(best, 3), "median": round(median, 3)} | machine,
         "parameters": {name: sum(p.numel() for p in getattr(lab.pipeline, name).parameters()) for name in parts},
         "bytes": {f.name: sum(path.stat().st_size for path in f.rglob("*") if path.is_file()) for f in folders},

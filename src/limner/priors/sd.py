@@ -66,7 +66,7 @@ class StableDiffusion(Prior):
             if kind is not None and found != kind:
                 raise PriorError(f"{folder}: {part} is a {found}.", f"this family needs a {kind}")
         unet = _read_json(folder / "unet" / "config.json")
-        if unet.get("addition_embed_type") is not None or "text_encoder_2" in index:
+        if unet.get("addition_embed_type") == "text_time" or "text_encoder_2" in index:
             raise PriorError(f"{folder} is of the SDXL family.", "this version takes Stable Diffusion 1.x and 2.x")
         if unet["in_channels"] != unet["out_channels"]:
             raise PriorError(f"{folder}: the unet reads more than the noisy latent.", "give the text-to-image model")
