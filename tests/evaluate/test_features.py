@@ -44,3 +44,10 @@ def test_a_missing_part_is_named(clip_folder, tmp_path):
     with pytest.raises(PriorError, match=r"config\.json does not exist") as error:
         load(str(tmp_path))
     assert "CLIPModel" in error.value.hint
+
+
+def test_another_kind_of_model_is_named(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "other")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(PriorError, match="holds a model of the kind bert"):
+        load(str(folder))

@@ -21,6 +21,7 @@ from limner.errors import PriorError
 
 EYE = Path(__file__).parents[1] / "assets" / "eye"
 BATCH = 32
+PAIRS = ("clip", "vision-text-dual-encoder")  # model_type of a folder's config.json
 
 
 class Embedder(Protocol):
@@ -43,13 +44,16 @@ class ClipEmbedder:
         """Load ``folder`` (config.json, model.safetensors).
 
         Raises:
-            PriorError: the folder or a part of it is missing.
+            PriorError: the folder or a part of it is missing, or it holds another kind of model.
         """
         for part in ("config.json", "model.safetensors"):
             if not (folder / part).is_file():
                 raise PriorError(
                     f"{folder / part} does not exist.", "give a folder that save_pretrained of a CLIPModel wrote"
                 )
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind not in PAIRS:
+            raise PriorError(f"{folder} holds a model of the kind {kind}.", "known: " + ", ".join(PAIRS))
         self.name = name
         self.model = AutoModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
         self.mean, self.std = _normalisation(folder)
@@ -76,7 +80,7 @@ def eye() -> ClipEmbedder:
     """
     if not EYE.is_dir():
         raise PriorError(f"{EYE} does not exist.", "reinstall limner, or give the folder of a CLIPModel")
-    return ClipEmbedder(EYE, "eye")
+    return ClipEmbedder(EYE, "eye 2")  # the number changes with the weights: figures of two eyes do not compare
 
 
 def load(name: str) -> ClipEmbedder:
