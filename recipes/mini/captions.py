@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 VOCABULARY = 8192
@@ -98,6 +99,11 @@ def write_tokenizer(texts: list[str], folder: Path) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
     save_tokenizer(tokenizer, folder)
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Ids (B, T) as a text encoder reads them, all of full length."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

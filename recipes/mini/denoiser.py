@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import autoencoder
+import captions
 import composer
 import export
 import scenes
@@ -105,7 +106,7 @@ class Batches(IterableDataset):
         while True:
             some = [scenes.draw_scene(self.stock, rng) for _ in range(self.batch)]
             words = ["" if rng.random() < EMPTY_SHARE else scenes.caption(self.stock, s, rng) for s in some]
-            ids_BT = self.tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            ids_BT = captions.tokens(self.tokenizer, words)
             plan = composer.plan(self.stock, some, rng)
             yield plan.layer_L8, plan.ground_B8, ids_BT
 

@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 import training
 from composer import Painter, Stock
-from text import Sentences, tokens
+from sizes import add_device_options
+from text import Sentences
 from torch import Tensor, nn
 from training import by_the_clock
 from transformers import (
@@ -81,7 +82,7 @@ def make_eye(text_folder: Path, packages: Path) -> VisionTextDualEncoderModel:
 
 
 @torch.no_grad()
-def features_of(eye, x_BCHW: Tensor, bf16: bool = False) -> Tensor:
+def features_of(eye, x_BCHW: Tensor, bf16: bool) -> Tensor:
     """(B, 1280): pictures of any size, through the frozen side."""
 
     def one(some_BCHW: Tensor) -> Tensor:
@@ -111,14 +112,9 @@ class Views:
 
     def draw(self, num: int) -> tuple[Tensor, Tensor]:
         """About different concepts: features (num, 1280), token ids (num, T)."""
-        chosen, seen = [], set()
-        while len(chosen) < num:
-            n = self.rng.randrange(len(self.scenes))
-            if (concept := self.scenes[n].subjects[0].concept) not in seen:
-                seen.add(concept)
-                chosen.append(n)
+        chosen = scenes.different(lambda: self.rng.randrange(len(self.scenes)), self.scenes.__getitem__, num)
         words = [scenes.caption(self.stock, self.scenes[n], self.rng) for n in chosen]
-        ids_BT = tokens(self.tokenizer, words)
+        ids_BT = captions.tokens(self.tokenizer, words)
         longest = (ids_BT != self.tokenizer.eos_token_id).sum(1).max() + 1  # what follows the end is not read
         return self.feature_ND[chosen], ids_BT[:, :longest]
 
@@ -181,7 +177,7 @@ def report(options) -> dict:
     def ask(name: str, rows: list[int], queries: int, style: str, sprites_NCHW: Tensor) -> None:
         x_BCHW = pictures.over(sprites_NCHW.float() / 255, torch.ones(1, 3, 1, 1))
         texts = [f"{scenes.STYLE_WORDS[style][0]} {stock.concepts[n]['subject']}" for n in rows[:queries]]
-        text_ND = eye.text_projection(eye.text_model(input_ids=tokens(tokenizer, texts)).pooler_output)
+        text_ND = eye.text_projection(eye.text_model(input_ids=captions.tokens(tokenizer, texts)).pooler_output)
         image_ND = eye.visual_projection(features_of(eye, x_BCHW, options.bf16))
         found[name] = recall(F.normalize(text_ND, dim=-1), F.normalize(image_ND, dim=-1))
 
@@ -191,8 +187,7 @@ def report(options) -> dict:
     icons = build_data.open_icons(options.packages / "node_modules" / "@iconify-json" / "twemoji")
     rows = [n for n in stock.rows if stock.concepts[n]["id"] in icons]
     drawn = [np.asarray(build_data.draw(icons[stock.concepts[n]["id"]], SIDE)) for n in rows]
-    sprites_NHWC = torch.from_numpy(np.stack(drawn)).float()
-    sprites_NHWC[..., :3] *= sprites_NHWC[..., 3:] / 255
+    sprites_NHWC = torch.from_numpy(pictures.premultiply(np.stack(drawn)))
     ask("seen, a hand never seen (Twemoji)", rows, len(rows), "flat", sprites_NHWC.permute(0, 3, 1, 2))
     return found
 
@@ -205,8 +200,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, default=ASSETS, help="the eye is eye/ in here")
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda")
-    parser.add_argument("--bf16", action="store_true", help="passes in 16 bit (on a CPU: needs AVX512-BF16 or AMX)")
+    add_device_options(parser)
     options = parser.parse_args()
     if options.what == "train":
         train(options)

@@ -33,11 +33,16 @@ COLOURS = {
 
 def load(scratch: Path) -> tuple[torch.Tensor, list[dict]]:
     """Premultiplied uint8 pictures (styles, concepts, 4, 64, 64), and the concepts' rows."""
-    pictures = np.load(scratch / "pictures.npy")
-    alpha = pictures[..., 3:].astype(np.uint16)
-    pictures[..., :3] = (pictures[..., :3] * alpha + 127) // 255
+    pictures = premultiply(np.load(scratch / "pictures.npy"))
     concepts = json.loads((scratch / "concepts.json").read_text())
     return torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).contiguous(), concepts
+
+
+def premultiply(uint8_NHW4: np.ndarray) -> np.ndarray:
+    """Straight alpha to premultiplied, in place."""
+    alpha = uint8_NHW4[..., 3:].astype(np.uint16)
+    uint8_NHW4[..., :3] = (uint8_NHW4[..., :3] * alpha + 127) // 255
+    return uint8_NHW4
 
 
 def in_split(concepts: list[dict], *splits: str) -> torch.Tensor:

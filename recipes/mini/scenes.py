@@ -6,8 +6,9 @@ known. Captions change their wording; `plain=True` gives the one canonical wordi
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import captions
 from pictures import COLOURS
@@ -15,6 +16,8 @@ from places import PLACES
 
 if TYPE_CHECKING:
     from composer import Stock
+
+T = TypeVar("T")
 
 # Wording: the first is canonical, and said half of the time.
 STYLE_WORDS = {
@@ -142,6 +145,15 @@ def draw_scene(stock: "Stock", rng: random.Random, kind: str | None = None, styl
     if kind == "size":
         return Scene(kind, style, (subject(stock.rows, size=rng.choice(("small", "big"))),))
     return Scene(kind, style, (subject(stock.rows),), **ground)
+
+
+def different(draw: Callable[[], T], scene_of: Callable[[T], Scene], num: int) -> list[T]:
+    """Draws until there are `num` about different first subjects: captions of one batch are not to answer to two."""
+    found: dict[int, T] = {}
+    while len(found) < num:
+        one = draw()
+        found.setdefault(scene_of(one).subjects[0].concept, one)
+    return list(found.values())
 
 
 LABELS_WORN = {label for label, _ in ACCESSORIES.values()}

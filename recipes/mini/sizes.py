@@ -29,5 +29,9 @@ SIZES = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """`--size`, `--device`, `--bf16`: the same words in every program that trains."""
     parser.add_argument("--size", choices=list(SIZES), default="small")
+    add_device_options(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
     parser.add_argument("--bf16", action="store_true", help="passes in 16 bit (on a CPU: needs AVX512-BF16 or AMX)")

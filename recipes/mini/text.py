@@ -68,7 +68,7 @@ class Sentences:
     """
 
     def __init__(self, scratch: Path, tokenizer: CLIPTokenizer) -> None:
-        ids_NT = tokens(tokenizer, json.loads((scratch / "sentences.json").read_text()))
+        ids_NT = captions.tokens(tokenizer, json.loads((scratch / "sentences.json").read_text()))
         length_N = (ids_NT == tokenizer.eos_token_id).int().argmax(1) + 1
         order_N = length_N.argsort()
         self.ids_NT, self.length_N = ids_NT[order_N], length_N[order_N]
@@ -80,19 +80,10 @@ class Sentences:
         return self.ids_NT[chosen, : self.length_N[first + num - 1]], self.target_ND[chosen]
 
 
-def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
 def draw_batch(stock: Stock, painter: Painter, tokenizer, rng: random.Random, num: int) -> tuple[Tensor, Tensor]:
     """Scenes about different concepts, in varied light, and their captions."""
-    some, seen = [], set()
-    while len(some) < num:
-        scene = scenes.draw_scene(stock, rng)
-        if scene.subjects[0].concept not in seen:
-            seen.add(scene.subjects[0].concept)
-            some.append(scene)
-    ids_BT = tokens(tokenizer, [scenes.caption(stock, scene, rng) for scene in some])
+    some = scenes.different(lambda: scenes.draw_scene(stock, rng), lambda scene: scene, num)
+    ids_BT = captions.tokens(tokenizer, [scenes.caption(stock, scene, rng) for scene in some])
     x_BCHW = F.interpolate(painter.paint(composer.plan(stock, some, rng)), (SIDE, SIDE), mode="area")
     light_BC11 = 1 + 0.15 * (2 * torch.rand(num, 3, 1, 1, device=x_BCHW.device) - 1)
     return x_BCHW * light_BC11 + 0.05 * torch.randn_like(x_BCHW), ids_BT.to(x_BCHW.device)
