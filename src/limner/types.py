@@ -10,25 +10,34 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources.abc import Traversable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class File(Protocol):
+    """Bytes with a name: a path, a member of a zip or of a shard, a cell of a table. str(file) names it to a person."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read_bytes(self) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class Sample:
     """One record of a data set: where its picture lies and what is said of it.
 
-    ``image`` and ``source`` are files, on disk or inside a zip. ``source`` is the other half of a pair (a sketch, a
-    mask). ``split`` is 'train', 'validation' or 'test'.
+    ``source`` is the other half of a pair (a sketch, a depth map). ``mask`` says where the picture counts: white does,
+    black does not. ``split`` is 'train', 'validation' or 'test'. ``meta`` is what else the data says.
     """
 
     key: str
     caption: str
-    image: Traversable
-    source: Traversable | None = None
+    image: File
+    source: File | None = None
+    mask: File | None = None
     split: str = "train"
     meta: dict[str, Any] = field(default_factory=dict)
 

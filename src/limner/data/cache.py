@@ -1,57 +1,201 @@
-"""Encode each picture and each caption once; keys are content, never position.
+"""Make each latent, embedded caption and condition picture once; keys are content, never position.
 
-The cache takes the encoding functions, so that ``data`` knows no prior. Keys are the picture's bytes (after
-preparation) and the caption's text: however a loader shuffles, no picture can meet another's caption.
+    STORE/tensors/KIND/MAKER/*.safetensors       KIND: latents, texts, pictures      MAKER: hash of what made them
+
+An entry is a few tensors under a key of 16 bytes: the hash of the file's bytes (or of the caption) and of everything
+that was done to it. So however a loader shuffles, no picture can meet another's caption, and a changed picture,
+crop, size or encoder is another entry. Entries lie in shards that are written beside, renamed, and never changed:
+any number of processes may read and write, and a kill at any moment loses at most what was not yet flushed. Shards
+are read through the memory map. When the limit is reached, the shards that were used longest ago go, never those of
+a run at work in this process; where that is not enough, new entries are made again each time instead of kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from limner.types import Cond
+from limner.data import store
+from limner.errors import DataError
 
-ENCODE_BATCH = 32
+Entry = dict[str, Tensor]
+
+KEY_BYTES = 16
+SHARD_BYTES = 64_000_000
+STALE_SECONDS = 24 * 3600  # an unfinished file this old belongs to a process that was killed
 
 
-class Cache:
-    """Latents (mean and std) and embedded captions in memory, filled on first sight.
+def key(*parts: str | bytes) -> bytes:
+    """A key from all of the parts, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.digest()[:KEY_BYTES]
 
-    Args:
-        encode_image: pictures in [-1, 1], BCHW -> (mean, std).
-        encode_text: captions -> Cond of as many rows.
+
+def folder() -> Path:
+    """Where the shards lie, below the store."""
+    return store.folder() / "tensors"
+
+
+@dataclass
+class Index:
+    """Which shard and row hold a key: 16 bytes an entry, sorted by the key's first eight bytes."""
+
+    prefix_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    shard_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    row_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+
+    def with_shard(self, shard: int, keys_N16: np.ndarray) -> Index:
+        num = len(keys_N16)
+        prefix_N = np.concatenate([self.prefix_N, keys_N16[:, :8].copy().view(">u8")[:, 0].astype(np.uint64)])
+        order = np.argsort(prefix_N, kind="stable")
+        shard_N = np.concatenate([self.shard_N, np.full(num, shard, dtype=np.int32)])
+        row_N = np.concatenate([self.row_N, np.arange(num, dtype=np.int32)])
+        return Index(prefix_N[order], shard_N[order], row_N[order])
+
+    def find(self, wanted: bytes) -> Iterator[tuple[int, int]]:
+        """(shard, row) of every entry whose key begins as this one does."""
+        prefix = np.uint64(int.from_bytes(wanted[:8], "big"))
+        first, last = np.searchsorted(self.prefix_N, prefix, "left"), np.searchsorted(self.prefix_N, prefix, "right")
+        for place in range(first, last):
+            yield int(self.shard_N[place]), int(self.row_N[place])
+
+
+class Shelf:
+    """The entries of one kind and one maker."""
+
+    def __init__(self, kind: str, maker: str) -> None:
+        self.folder = folder() / kind / maker
+        self._pending: dict[bytes, Entry] = {}
+        self._pending_bytes = 0
+        self._shards: list[tuple[Path, dict, np.ndarray]] = []  # (file, name -> memory-mapped rows, keys)
+        self._index = Index()
+        self._seen: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the shards that other processes have written."""
+        if not self.folder.is_dir():
+            return
+        for file in sorted(self.folder.iterdir()):
+            if file.suffix == ".tmp":
+                if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                    file.unlink(missing_ok=True)
+            elif file.name not in self._seen:
+                self._take_in(file)
+
+    def _take_in(self, file: Path) -> None:
+        self._seen.add(file.name)
+        try:
+            handle = safe_open(file, "pt")
+            keys_N16 = handle.get_tensor("key").numpy()
+            rows = {name: handle.get_slice(name) for name in handle.keys() if name != "key"}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file} is damaged: {error}.", "delete that file; what it held is made again") from None
+        self._index = self._index.with_shard(len(self._shards), keys_N16)
+        self._shards.append((file, rows, keys_N16))
+        os.utime(file)  # used now: what was used longest ago goes first
+
+    def find(self, wanted: bytes) -> Entry | None:
+        """The entry, or None where it is not known."""
+        if wanted in self._pending:
+            return self._pending[wanted]
+        for shard, row in self._index.find(wanted):
+            _, rows, keys_N16 = self._shards[shard]
+            if keys_N16[row].tobytes() == wanted:
+                return {name: part[row] for name, part in rows.items()}
+        return None
+
+    def get(self, key_B: Sequence[bytes], make: Callable[[list[int]], list[Entry]]) -> list[Entry]:
+        """An entry for each key; ``make`` is asked once for those not known, by their places in ``key_B``."""
+        found = {wanted: self.find(wanted) for wanted in key_B}
+        first_place = {wanted: place for place, wanted in reversed(list(enumerate(key_B)))}
+        missing = sorted(first_place[wanted] for wanted, entry in found.items() if entry is None)
+        if missing:
+            for place, entry in zip(missing, make(missing), strict=True):
+                # Contiguous copies: a view of a batch would keep the whole batch alive.
+                found[key_B[place]] = {name: part.detach().cpu().clone() for name, part in entry.items()}
+                self._add(key_B[place], found[key_B[place]])  # type: ignore[arg-type]
+        return [found[wanted] for wanted in key_B]  # type: ignore[misc]
+
+    def _add(self, wanted: bytes, entry: Entry) -> None:
+        self._pending[wanted] = entry
+        self._pending_bytes += sum(part.nbytes for part in entry.values())
+        if self._pending_bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is new to disk.
+
+        Raises:
+            DataError: the disk is full, or the folder cannot be written.
+        """
+        if not self._pending:
+            return
+        groups: dict[tuple, list[bytes]] = {}
+        for wanted, entry in self._pending.items():
+            form = tuple(sorted((name, part.dtype, tuple(part.shape)) for name, part in entry.items()))
+            groups.setdefault(form, []).append(wanted)  # rows of a shard have one shape
+        mine = {file.name for file, _, _ in self._shards}
+        if make_room(self._pending_bytes, keep=mine):
+            for wanted in groups.values():
+                self._write(wanted)
+        self._pending, self._pending_bytes = {}, 0
+
+    def _write(self, keys: list[bytes]) -> None:
+        names = self._pending[keys[0]]
+        tensors = {name: torch.stack([self._pending[wanted][name] for wanted in keys]) for name in names}
+        tensors["key"] = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY_BYTES)
+        name = key(*keys, str(os.getpid()), str(time.time_ns())).hex()
+        beside = self.folder / f"{name}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, beside)
+            with beside.open("rb+") as written:
+                os.fsync(written.fileno())
+            beside.replace(self.folder / f"{name}.safetensors")
+        except (OSError, SafetensorError) as error:
+            beside.unlink(missing_ok=True)
+            raise DataError(
+                f"{self.folder} cannot be written: {error}.", "free some disk, or set LIMNER_CACHE to another folder"
+            ) from None
+        self._take_in(self.folder / f"{name}.safetensors")
+
+
+def shards() -> list[Path]:
+    """All shards of all kinds, those used longest ago first."""
+    found = []
+    for file in folder().glob("*/*/*.safetensors"):
+        try:
+            found.append((file.stat().st_mtime_ns, file))
+        except FileNotFoundError:  # another process has just made room
+            continue
+    return [file for _, file in sorted(found)]
+
+
+def make_room(num_bytes: int, keep: set[str]) -> bool:
+    """Delete the shards used longest ago until so many more bytes fit below the limit; False where they cannot.
+
+    ``keep`` names shards that stay. One that another process still reads stays readable to it.
     """
-
-    def __init__(
-        self, encode_image: Callable[[Tensor], tuple[Tensor, Tensor]], encode_text: Callable[[Sequence[str]], Cond]
-    ) -> None:
-        self._encode_image, self._encode_text = encode_image, encode_text
-        self._latents: dict[bytes, tuple[Tensor, Tensor]] = {}
-        self._texts: dict[str, Cond] = {}
-
-    @torch.no_grad()
-    def latents(self, key_B: Sequence[bytes], pictures: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-        """(mean, std), BCHW; ``pictures(i)`` is called for the i-th key only where it is not known yet."""
-        missing = [i for i, key in enumerate(key_B) if key not in self._latents]
-        for some in _chunks(missing):
-            mean, std = self._encode_image(torch.stack([pictures(i) for i in some]))
-            for i, one_mean, one_std in zip(some, mean.cpu(), std.cpu(), strict=True):
-                self._latents[key_B[i]] = (one_mean, one_std)
-        found = [self._latents[key] for key in key_B]
-        return torch.stack([mean for mean, _ in found]), torch.stack([std for _, std in found])
-
-    @torch.no_grad()
-    def texts(self, captions: Sequence[str]) -> Cond:
-        """The captions, embedded: one row each."""
-        missing = sorted(set(captions) - self._texts.keys())
-        for some in _chunks(missing):
-            cond = self._encode_text(some).map(lambda part: part.cpu())
-            for i, caption in enumerate(some):
-                self._texts[caption] = cond.map(lambda part, i=i: part[i : i + 1])  # type: ignore[misc]
-        return Cond.cat([self._texts[caption] for caption in captions])
-
-
-def _chunks(items: Sequence) -> Iterable[list]:
-    return (list(items[i : i + ENCODE_BATCH]) for i in range(0, len(items), ENCODE_BATCH))
+    files = [(file, file.stat().st_size) for file in shards()]
+    over = sum(size for _, size in files) + num_bytes - store.limit_bytes()
+    for file, size in files:
+        if over <= 0:
+            break
+        if file.name not in keep:
+            file.unlink(missing_ok=True)
+            over -= size
+    return over <= 0
