@@ -33,9 +33,9 @@ COUNTED = re.compile(r"([^\W\d_]{3,})\d+")  # fox12; but mp3 and B52 are words
 # What cameras, telephones and programs call pictures of which they know nothing; and dates and times.
 NAMELESS = re.compile(
     r"""( cimg | dji | dsc[fin]? | gopr | gp | hpim | imgp? | kif | mg | mov | mvi | pict | pxl | sam | vlcsnap
-        | wa | wp | bild | capture | copy | download(ed)? | edited | file | final | foto | frame | images? | new | original
-        | photos? | pics? | pictures? | scan | screen | screenshot | shot | snapshot | temp | tmp | unknown | unnamed
-        | untitled )\d* | p\d{6,} | \d+[a-z]{0,2} | \d{6,}t\d+ | am | at | pm""",
+        | wa | wp | bild | capture | copy | download(ed)? | edited | file | final | foto | frame | images? | new
+        | original | photos? | pics? | pictures? | scan | screen | screenshot | shot | snapshot | temp | tmp | unknown
+        | unnamed | untitled )\d* | p\d{6,} | \d+[a-z]{0,2} | \d{6,}t\d+ | am | at | pm""",
     re.VERBOSE | re.IGNORECASE,
 )
 
