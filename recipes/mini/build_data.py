@@ -1,8 +1,8 @@
-"""From npm packages to the packaged data set (`fluent.zip`) and to the arrays that train the mini prior.
+"""From npm packages to the packaged data set (`fluent.zip` and its layers) and to the arrays that train the mini prior.
 
 Idea: four families of emoji artwork draw the same concepts. Joined on code points they give, for every concept, a 3D
-render, a flat drawing, a line drawing and a drawing in a second hand (Noto), with open captions. The 3D renders and
-the line drawings are packaged as a plain image folder; all four, at 64 px, go to a scratch folder for training.
+render, a flat drawing, a line drawing and a drawing in a second hand (Noto), with open captions. The 3D renders, the
+line and the flat drawings are packaged as plain image folders; all four, at 64 px, go to a scratch folder for training.
 
     npm install @lobehub/fluent-emoji-3d@1.1.0 @iconify-json/fluent-emoji-flat@1.2.6 \
         @iconify-json/fluent-emoji-high-contrast@1.2.6 @iconify-json/noto@1.2.9 emojibase-data@17.0.0 emojilib@4.0.3
@@ -18,6 +18,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import captions
@@ -128,22 +129,39 @@ def split(names: list[str]) -> dict[str, str]:
     return chosen
 
 
-def write_dataset(path: Path, concepts: list[dict], renders: dict[str, Path], lines: dict[str, str], size_px: int):
-    """A stored zip that unpacks to an image folder: metadata.jsonl, target/*.webp (RGBA), source/*.png (2 bit)."""
+def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """A stored zip; a fixed date makes it the same, byte for byte, on each build."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-
-        def add(name: str, data: bytes) -> None:  # a fixed date makes the zip the same, byte for byte, on each build
+        for name, data in files:
             archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data)
 
-        add("metadata.jsonl", "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in concepts).encode())
-        for concept in concepts:
-            target, source = io.BytesIO(), io.BytesIO()
-            render = draw(renders[concept["id"]], size_px)
-            render.save(target, "WEBP", quality=84, alpha_quality=80)  # method 6 is 80 times slower for 1 % less
-            line = on_white(rasterise(lines[concept["id"]], size_px)).convert("L")
-            four_greys(line).save(source, "PNG", optimize=True, bits=2)
-            add(concept["file_name"], target.getvalue())
-            add(concept["source"], source.getvalue())
+
+def encode(picture: Image.Image, kind: str, **how) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **how)
+    return file.getvalue()
+
+
+def write_dataset(folder: Path, concepts: list[dict], drawings: dict[str, dict], size_px: int) -> None:
+    """Stored zips that unpack to image folders. `fluent.zip`: metadata.jsonl, target/*.webp (RGBA), source/*.png (2 bit);
+    `fluent_flat.zip` (RGBA) and `fluent_mask.zip` (black and white): *.webp, lossless: other sources of the same ids."""
+    rows = sorted(concepts, key=lambda c: c["file_name"])
+    files = {"fluent": [("metadata.jsonl", "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in rows).encode())]}
+    files |= {"fluent_flat": [], "fluent_mask": []}
+    for row in rows:
+        name = row["id"]
+        render = draw(drawings["3d"][name], size_px)
+        target = encode(render, "WEBP", quality=84, alpha_quality=80)  # method 6 is 80 times slower for 1 % less
+        line = four_greys(on_white(rasterise(drawings["line"][name], size_px)).convert("L"))
+        source = encode(line, "PNG", optimize=True, bits=2)
+        files["fluent"] += [(row["file_name"], target), (row["source"], source)]
+        flat = rasterise(drawings["flat"][name], size_px)
+        files["fluent_flat"].append((f"{name}.webp", encode(flat, "WEBP", lossless=True, method=6)))
+        # Of the packaged picture, not of the original: the two agree to the pixel.
+        silhouette = Image.open(io.BytesIO(target)).convert("RGBA").getchannel("A").point(lambda a: 255 * (a > 127))
+        files["fluent_mask"].append((f"{name}.webp", encode(silhouette, "WEBP", lossless=True, method=6)))
+    for name, some in files.items():
+        write_zip(folder / f"{name}.zip", some)
 
 
 def write_arrays(folder: Path, concepts: list[dict], drawings: dict[str, dict], size_px: int) -> None:
@@ -162,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="a node_modules folder")
     parser.add_argument("--scratch", type=Path, required=True, help="where the training arrays go (not committed)")
-    parser.add_argument("--assets", type=Path, default=ASSETS, help="where fluent.zip and held_out.json go")
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="where fluent*.zip and held_out.json go")
     parser.add_argument("--size-px", type=int, default=128, help="side of the packaged pictures")
     parser.add_argument("--train-px", type=int, default=64, help="side of the training arrays")
     options = parser.parse_args()
@@ -193,7 +211,7 @@ def main() -> None:
     ]
     held_out = {part: [n for n, p in parts.items() if p == part] for part in ("test", "validation")}
     (options.assets / "held_out.json").write_text(json.dumps(held_out, indent=1) + "\n")
-    write_dataset(options.assets / "fluent.zip", rows, drawings["3d"], drawings["line"], options.size_px)
+    write_dataset(options.assets, rows, drawings, options.size_px)
     kinds = {c["id"]: {"group": c["group"], "subgroup": c["subgroup"]} for c in concepts}  # for the composer alone
     write_arrays(options.scratch, [row | kinds[row["id"]] for row in rows], drawings, options.train_px)
     print({part: list(parts.values()).count(part) for part in ("train", "validation", "test")})

@@ -1,15 +1,33 @@
-"""1,300 emoji concepts, line art -> 3D render, with captions (Fluent Emoji, MIT); 128 concepts held out."""
+"""1,300 emoji concepts, drawn -> 3D render, with captions (Fluent Emoji, MIT); variants line, flat, mask, text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from limner.data.read import read
+from limner.errors import ConfigError, did_you_mean
 from limner.types import Sample
 
 ASSETS = Path(__file__).parents[2] / "assets"
+VARIANTS = ("line", "flat", "mask", "text")
 
 
-def fluent() -> list[Sample]:
-    """Pairs of designers' line art (source) and 3D render (target), 128 px; see assets/fluent.md."""
-    return read(ASSETS / "fluent.zip")
+def fluent(variant: str = "line") -> Sequence[Sample]:
+    """3D renders (target, 128 px, with alpha) of 1,339 concepts, 128 of them held out; see assets/fluent.md.
+
+    The source is designers' ``line`` art, the ``flat`` drawing, the silhouette as a ``mask``, or for ``text`` none.
+
+    Raises:
+        ConfigError: an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(f"data set fluent has no variant '{variant}'.", did_you_mean(variant, VARIANTS))
+    samples = read(ASSETS / "fluent.zip")
+    if variant == "line":
+        return samples
+    if variant == "text":
+        return [replace(sample, source=None) for sample in samples]
+    layer = {Path(sample.image.name).stem: sample.image for sample in read(ASSETS / f"fluent_{variant}.zip")}
+    return [replace(sample, source=layer[sample.meta["id"]]) for sample in samples]
