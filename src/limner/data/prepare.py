@@ -1,57 +1,169 @@
-"""From a file to a tensor: one orientation, RGB, a stated background, a square of one size.
+"""From a file to a tensor: upright, in sRGB, on a stated background, cut and scaled as a view says.
 
-A picture and its condition get the same geometry: scaled so that the short side fits, cut at the centre.
+Pictures, and what belongs to them (masks, label maps, depth, normals), all pass through ``geometry``, so that one view
+lies on all of them alike.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
-from importlib.resources.abc import Traversable
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from limner.data import colour, geometry
+from limner.data.decode import Decoded, decode, size
+from limner.data.geometry import View
 from limner.errors import DataError
+from limner.types import File
 
-BACKGROUND = (255, 255, 255)
+__all__ = ["Style", "View", "alpha", "depth", "labels", "load", "load_uint8", "mask", "normals", "open_picture"]
+__all__ += ["picture", "size", "to_float"]
+
+VERSION = 2  # counts up when the same file and view give other pixels, so that caches are made anew
+RESAMPLE = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
 
 
-def open_picture(file: Traversable) -> Image.Image:
-    """An upright RGB picture; transparency is laid on white.
+@dataclass(frozen=True)
+class Style:
+    """How files become pixels, the same for a whole run.
+
+    background: on which transparency is laid, sRGB; mixed in gamma, as browsers and editors do. grey: brightness alone
+    (ITU-R 601 luma), in three equal planes. resample: 'lanczos', or 'area' (the mean of what a pixel covers).
+    linear_light: scaled in linear light, which keeps the brightness of fine texture, instead of in gamma.
+    """
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    grey: bool = False
+    resample: str = "lanczos"
+    linear_light: bool = False
+
+    def text(self) -> str:
+        """Equal where files become the same pixels, for keys of caches."""
+        return f"{VERSION} {self.background} {self.grey} {self.resample} {self.linear_light}"
+
+
+PLAIN = Style()
+NO_JITTER = View(1, 1).jitter
+
+
+def open_picture(file: File) -> Image.Image:
+    """The whole picture, upright, 8-bit sRGB: RGBA where the file knows transparency, else RGB.
 
     Raises:
-        DataError: a file that is empty, cut short, or no picture.
+        DataError: a file that is missing, empty, no picture, damaged, animated or too large; pixels of unknown range;
+            a damaged colour profile.
     """
-    try:
-        picture = Image.open(io.BytesIO(file.read_bytes()))
-        if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # PIL's own way to ask for an animation
-            raise DataError(f"{file} is animated.", "save the frame you mean as a PNG")
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16"):
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))  # else conversion cuts at 255
-        if picture.mode in ("I", "F"):
-            raise DataError(f"{file} has 32-bit pixels of unknown range.", "save it with 8 or 16 bits a channel")
-        if picture.has_transparency_data:
-            alpha = picture.convert("RGBA")
-            picture = Image.new("RGBA", alpha.size, (*BACKGROUND, 255))
-            picture.alpha_composite(alpha)
-        return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} cannot be read as a picture: {error}.", "replace the file or move it away") from None
+    return colour.to_srgb(decode(file).picture, file)
 
 
-def square(picture: Image.Image, side_px: int) -> Image.Image:
-    """Scaled (Lanczos) and centre-cropped to side_px x side_px."""
-    return ImageOps.fit(picture, (side_px, side_px), Image.Resampling.LANCZOS)
+def picture(file: File, view: View, style: Style = PLAIN) -> Tensor:
+    """What the view shows of a picture, uint8 CHW of three planes.
+
+    Raises:
+        DataError: as ``open_picture``.
+    """
+    decoded = decode(file, lambda *whole_px: geometry.needed_px(view, *whole_px))
+    shown = _on_background(colour.to_srgb(decoded.picture, file), style.background)
+    decoded = Decoded(shown, decoded.extent)
+    x_CHW = geometry.cut_fast(decoded, view) if style.resample == "lanczos" and not style.linear_light else None
+    if x_CHW is None:
+        x_CHW = _tensor(geometry.cut(decoded, view, RESAMPLE[style.resample]))
+    if view.jitter != NO_JITTER or style.grey:
+        x_CHW = _tensor(_coloured(Image.fromarray(x_CHW.permute(1, 2, 0).numpy()), view, style))
+    return x_CHW
 
 
-def to_uint8(picture: Image.Image) -> Tensor:
-    """uint8 CHW."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def alpha(file: File, view: View) -> Tensor:
+    """How opaque the picture is where the view looks, uint8 1HW: 255 is opaque.
+
+    Raises:
+        DataError: as ``open_picture``.
+    """
+    decoded = decode(file)
+    opacity = colour.plain(decoded.picture, file)
+    if opacity.mode not in ("LA", "RGBA"):
+        return torch.full((1, view.height_px, view.width_px), 255, dtype=torch.uint8)
+    return _tensor(geometry.cut(Decoded(opacity.getchannel("A"), decoded.extent), view, Image.Resampling.LANCZOS))
+
+
+def labels(file: File, view: View) -> Tensor:
+    """A label map, uint8 CHW of three planes: each pixel is one of the file's, no colours are mixed.
+
+    Raises:
+        DataError: as ``open_picture``.
+    """
+    decoded = decode(file)
+    codes = colour.plain(decoded.picture, file).convert("RGB")
+    return _tensor(geometry.cut(Decoded(codes, decoded.extent), view, Image.Resampling.NEAREST))
+
+
+def mask(file: File, view: View) -> Tensor:
+    """Where a picture counts (white), uint8 1HW, not smoothed; what is transparent is black.
+
+    Raises:
+        DataError: as ``open_picture``.
+    """
+    decoded = decode(file)
+    where = colour.plain(decoded.picture, file)
+    if where.mode in ("LA", "RGBA"):
+        where = _on_background(where.convert("RGBA"), (0, 0, 0))
+    return _tensor(geometry.cut(Decoded(where.convert("L"), decoded.extent), view, Image.Resampling.NEAREST))
+
+
+def normals(file: File, view: View) -> Tensor:
+    """A map of surface normals, uint8 CHW: x to the right in red, y upward in green, z to the viewer in blue.
+
+    A flip mirrors x, a turn turns x and y; lengths are made 1 again. Where the file says (0, 0, 0) there is no surface,
+    and so it stays.
+
+    Raises:
+        DataError: as ``open_picture``.
+    """
+    decoded = decode(file)
+    values_HW3 = np.asarray(colour.plain(decoded.picture, file).convert("RGB"))
+    known_HW = values_HW3.any(axis=-1)
+    planes = [(values_HW3[..., i] / 127.5 - 1) * known_HW for i in range(3)]
+    x, y, z, known = _cut_floats([*planes, known_HW], decoded.extent, view)
+    cos, sin = math.cos(math.radians(view.rotate_degrees)), math.sin(math.radians(view.rotate_degrees))
+    x, y = cos * x - sin * y, sin * x + cos * y
+    normal_3HW = np.stack([-x if view.flip else x, y, z])
+    length_HW = np.maximum(np.linalg.norm(normal_3HW, axis=0), 1e-6)
+    code_3HW = np.where(known > 0.5, (normal_3HW / length_HW + 1) * 127.5, 0)
+    return torch.from_numpy(code_3HW.round().astype(np.uint8))
+
+
+def depth(file: File, view: View) -> Tensor:
+    """A map of depth, uint8 CHW of three equal planes: the nearest point of the file is 255, the farthest 0.
+
+    Files of 16 or 32 bits or of floats hold distances: what is larger is farther, what is 0, infinite or not a number
+    is unknown and stays 0. Files of 8 bits hold nearness, as drawn by most programs: what is brighter is nearer.
+
+    Raises:
+        DataError: as ``open_picture``; a file in colour.
+    """
+    decoded = decode(file)
+    stored = decoded.picture
+    if stored.mode in ("I", "F") or stored.mode.startswith("I;16"):
+        distance_HW = np.asarray(stored).astype(np.float32)
+        known_HW = np.isfinite(distance_HW) & (distance_HW != 0)
+        near_HW = -np.where(known_HW, distance_HW, 0)
+    else:
+        planes_HW3 = np.asarray(colour.plain(stored, file).convert("RGB"))
+        if int(np.ptp(planes_HW3, axis=-1).max()) > 16:  # JPEG makes grey a little coloured
+            raise DataError(f"{file} is in colour and no depth map.", "save depth as one channel of grey")
+        near_HW, known_HW = planes_HW3[..., 1].astype(np.float32), np.ones(planes_HW3.shape[:2], bool)
+    if not known_HW.any():
+        return torch.zeros(3, view.height_px, view.width_px, dtype=torch.uint8)
+    farthest, nearest = near_HW[known_HW].min(), near_HW[known_HW].max()
+    near_HW = np.where(known_HW, (near_HW - farthest) / max(nearest - farthest, 1e-12), 0)
+    near, known = _cut_floats([near_HW, known_HW], decoded.extent, view)
+    near = np.where(known > 0.5, near / np.maximum(known, 0.5), 0)
+    return torch.from_numpy((near * 255).round().clip(0, 255).astype(np.uint8)).expand(3, -1, -1).clone()
 
 
 def to_float(uint8: Tensor) -> Tensor:
@@ -59,11 +171,45 @@ def to_float(uint8: Tensor) -> Tensor:
     return uint8.float() / 127.5 - 1
 
 
-def load(file: Traversable, side_px: int) -> Tensor:
-    """A file as a float CHW square in [-1, 1]."""
+def load_uint8(file: File, side_px: int) -> Tensor:
+    """The largest square at the picture's centre, uint8 CHW."""
+    return picture(file, View(side_px, side_px))
+
+
+def load(file: File, side_px: int) -> Tensor:
+    """The largest square at the picture's centre, float CHW in [-1, 1]."""
     return to_float(load_uint8(file, side_px))
 
 
-def load_uint8(file: Traversable, side_px: int) -> Tensor:
-    """A file as a uint8 CHW square."""
-    return to_uint8(square(open_picture(file), side_px))
+def _cut_floats(
+    planes: Sequence[np.ndarray], extent: tuple[float, float, float, float], view: View
+) -> list[np.ndarray]:
+    """What the view shows of planes of numbers."""
+    pictures = [Image.fromarray(plane.astype(np.float32)) for plane in planes]
+    return [np.asarray(geometry.cut(Decoded(picture, extent), view, Image.Resampling.BOX)) for picture in pictures]
+
+
+def _coloured(picture: Image.Image, view: View, style: Style) -> Image.Image:
+    """Brightness, contrast, saturation, hue, in this order; then grey, if the run is."""
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for enhancer, factor in zip(enhancers, view.jitter[:3], strict=True):
+        picture = enhancer(picture).enhance(factor)
+    if view.jitter[3]:
+        hue, saturation, value = picture.convert("HSV").split()
+        hue = hue.point([round(level + 256 * view.jitter[3]) % 256 for level in range(256)])
+        picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    return picture.convert("L").convert("RGB") if style.grey else picture
+
+
+def _on_background(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    canvas = Image.new("RGB", picture.size, background)
+    canvas.paste(picture, mask=picture)
+    return canvas
+
+
+def _tensor(picture: Image.Image) -> Tensor:
+    """uint8 CHW."""
+    values = torch.from_numpy(np.array(picture))
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)

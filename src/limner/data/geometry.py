@@ -1,0 +1,136 @@
+"""Which part of a picture is looked at, and that part as pixels: the same for a picture, its source and its mask.
+
+A window of the view's shape is laid on the upright picture, as large as fits (turned, if the view is turned), and
+scaled to the view's size. Everything is a fraction of the file's own size, so that files of one shape but of different
+sizes are cut at the same places.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from limner.data.decode import Decoded
+
+# torch's Lanczos is Pillow's, to two levels, at five times its speed; torch has had it since 2.12.
+TORCH_HAS_LANCZOS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 12)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of looking at a picture.
+
+    width_px, height_px: of what comes out. flip: mirrored left to right, after all else. x, y: where the window lies
+    in what it leaves over, 0 (left, top) to 1. zoom: at least 1; a window smaller by this factor. rotate_degrees: how
+    far the picture is turned, counter-clockwise, under the window, which is smaller then so that no empty corner shows.
+    jitter: factors of brightness, contrast and saturation, and a shift of hue in turns; pictures only.
+    """
+
+    width_px: int
+    height_px: int
+    flip: bool = False
+    x: float = 0.5
+    y: float = 0.5
+    zoom: float = 1.0
+    rotate_degrees: float = 0.0
+    jitter: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.0)
+
+    def text(self) -> str:
+        """Equal for equal views, for keys of caches."""
+        return repr(astuple(self))
+
+
+class Window(NamedTuple):
+    """Centre, size and turn of a window on a picture, in its pixels; radians, clockwise."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    turn: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of a window that is not turned."""
+        return (
+            self.x - self.width / 2,
+            self.y - self.height / 2,
+            self.x + self.width / 2,
+            self.y + self.height / 2,
+        )
+
+
+def window(view: View, extent: tuple[float, float, float, float]) -> Window:
+    """Where the view's window lies on a picture that fills ``extent`` (left, top, right, bottom)."""
+    left, top, right, bottom = extent
+    turn = math.radians(view.rotate_degrees)
+    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
+    # The upright box around a turned window of the view's own size.
+    around_x, around_y = view.width_px * cos + view.height_px * sin, view.width_px * sin + view.height_px * cos
+    scale = min((right - left) / around_x, (bottom - top) / around_y) / view.zoom
+    x = left + scale * around_x / 2 + view.x * (right - left - scale * around_x)
+    y = top + scale * around_y / 2 + view.y * (bottom - top - scale * around_y)
+    return Window(x, y, scale * view.width_px, scale * view.height_px, turn)
+
+
+def needed_px(view: View, width_px: int, height_px: int) -> tuple[float, float]:
+    """The size, at most that of the file, at which a file of this size shows twice the pixels that the view needs."""
+    here = window(view, (0, 0, width_px, height_px))
+    reduction = max(1.0, here.width / view.width_px / 2)
+    return width_px / reduction, height_px / reduction
+
+
+def cut(decoded: Decoded, view: View, resample: Image.Resampling) -> Image.Image:
+    """What the view shows of a picture of any mode, resampled once; twice (bicubic, then this) where it is turned."""
+    picture, here = decoded.picture, window(view, decoded.extent)
+    size = (view.width_px, view.height_px)
+    if here.turn:
+        if resample == Image.Resampling.NEAREST:
+            return _mirror(_turned(picture, here, size, resample), view)
+        # Turned at the file's own resolution, as bicubic sampling skips pixels where it shrinks.
+        unscaled = (max(size[0], round(here.width)), max(size[1], round(here.height)))
+        picture = _turned(picture, here, unscaled, Image.Resampling.BICUBIC)
+        here = Window(unscaled[0] / 2, unscaled[1] / 2, *unscaled, 0.0)
+    left, top, right, bottom = here.box
+    box = (max(0.0, left), max(0.0, top), min(picture.width, right), min(picture.height, bottom))  # rounding errors
+    return _mirror(picture.resize(size, resample, box), view)
+
+
+def _turned(picture: Image.Image, here: Window, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """The pixels of a turned window, ``size`` of them."""
+    cos, sin = math.cos(here.turn), math.sin(here.turn)
+    step_x, step_y = here.width / size[0], here.height / size[1]
+    matrix = (
+        *(step_x * cos, -step_y * sin, here.x - here.width / 2 * cos + here.height / 2 * sin),
+        *(step_x * sin, step_y * cos, here.y - here.width / 2 * sin - here.height / 2 * cos),
+    )
+    return picture.transform(size, Image.Transform.AFFINE, matrix, resample)
+
+
+def _mirror(picture: Image.Image, view: View) -> Image.Image:
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else picture
+
+
+def cut_fast(decoded: Decoded, view: View) -> Tensor | None:
+    """As ``cut`` by Lanczos, uint8 CHW of an RGB picture; None where that takes the slow way.
+
+    The window begins and ends between two pixels of the file, as torch cuts nowhere else: half a pixel off at most, of
+    a picture that has more pixels than are wanted.
+    """
+    here = window(view, decoded.extent)
+    if not TORCH_HAS_LANCZOS or here.turn or here.width < view.width_px:
+        return None
+    left, top, right, bottom = (round(side) for side in here.box)
+    picture = decoded.picture
+    if (left, top, right, bottom) != (0, 0, *picture.size):
+        picture = picture.crop((left, top, right, bottom))
+    x_1CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    x_1CHW = F.interpolate(x_1CHW, (view.height_px, view.width_px), mode="lanczos", antialias=True)
+    return x_1CHW[0].flip(-1) if view.flip else x_1CHW[0]
