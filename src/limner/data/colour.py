@@ -35,7 +35,7 @@ def to_srgb(picture: Image.Image, file: File) -> Image.Image:
         raise DataError(f"{file} has a damaged colour profile: parts of it are missing.", HINT)
     if profile:
         picture = _apply(profile, picture, file)
-    return picture.convert("RGBA" if picture.mode in ("LA", "RGBA") else "RGB")
+    return _coloured(picture)
 
 
 def plain(picture: Image.Image, file: File) -> Image.Image:
@@ -49,13 +49,22 @@ def plain(picture: Image.Image, file: File) -> Image.Image:
         return _upper_byte(picture)
     if mode in ("I", "F"):
         raise DataError(f"{file} has 32-bit pixels of unknown range.", "save it with 8 or 16 bits a channel")
-    if mode in ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"):
-        return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    if mode in ("1", "L", "LA", "La"):
-        return picture.convert("LA" if picture.has_transparency_data else "L")
     if mode == "CMYK":
         return picture
+    if mode in ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"):
+        return _as(picture, "RGBA" if picture.has_transparency_data else "RGB")
+    if mode in ("1", "L", "LA", "La"):
+        return _as(picture, "LA" if picture.has_transparency_data else "L")
     raise DataError(f"{file} has pixels of the kind {mode}.", "save it as RGB")
+
+
+def _as(picture: Image.Image, mode: str) -> Image.Image:
+    """In this mode; no copy of what is so already."""
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _coloured(picture: Image.Image) -> Image.Image:
+    return _as(picture, "RGBA" if picture.mode in ("LA", "RGBA") else "RGB")
 
 
 def _upper_byte(picture: Image.Image) -> Image.Image:
@@ -72,7 +81,7 @@ def _apply(profile: bytes, picture: Image.Image, file: File) -> Image.Image:
         space = _space(profile)
         fits = picture.mode in MODES_OF.get(space, ())
         if fits and space == "RGB":
-            picture = picture.convert("RGBA" if picture.mode in ("LA", "RGBA") else "RGB")
+            picture = _coloured(picture)
         transform = _transform(profile, picture.mode.removesuffix("A")) if fits else None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{file} has a damaged colour profile: {str(error).rstrip('.')}.", HINT) from None
