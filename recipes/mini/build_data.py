@@ -59,6 +59,16 @@ def open_icons(folder: Path) -> dict[str, str]:
     return found
 
 
+def open_drawings(packages: Path) -> dict[str, dict]:
+    """Of each style: {concept id: SVG text or the path of a picture}."""
+    return {
+        "3d": {concept_id(p.stem): p for p in (packages / "@lobehub/fluent-emoji-3d/assets").glob("*.webp")},
+        "flat": open_icons(packages / "@iconify-json/fluent-emoji-flat"),
+        "noto": open_icons(packages / "@iconify-json/noto"),
+        "line": open_icons(packages / "@iconify-json/fluent-emoji-high-contrast"),
+    }
+
+
 def rasterise(svg: str, size_px: int) -> Image.Image:
     png = resvg_py.svg_to_bytes(svg_string=svg.replace("currentColor", "#000"), width=size_px, height=size_px)
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
@@ -185,12 +195,7 @@ def main() -> None:
     parser.add_argument("--train-px", type=int, default=64, help="side of the training arrays")
     options = parser.parse_args()
 
-    drawings: dict[str, dict] = {
-        "3d": {concept_id(p.stem): p for p in (options.packages / "@lobehub/fluent-emoji-3d/assets").glob("*.webp")},
-        "flat": open_icons(options.packages / "@iconify-json/fluent-emoji-flat"),
-        "noto": open_icons(options.packages / "@iconify-json/noto"),
-        "line": open_icons(options.packages / "@iconify-json/fluent-emoji-high-contrast"),
-    }
+    drawings = open_drawings(options.packages)
     concepts = [c for c in read_concepts(options.packages) if all(c["id"] in drawings[s] for s in STYLES)]
     parts = split([c["id"] for c in concepts])
     colours = {

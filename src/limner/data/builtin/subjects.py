@@ -1,0 +1,28 @@
+"""Twelve subjects in ten scenes each, six to learn from and four held out, with masks (variants: each by its name)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from limner.data.read import read
+from limner.errors import ConfigError, did_you_mean
+from limner.types import Sample
+
+ASSETS = Path(__file__).parents[2] / "assets"
+
+
+def subjects(variant: str = "all") -> Sequence[Sample]:
+    """Pictures (256 px) of things that the built-in prior never saw, each in white, in places and in company; of one
+    subject, such as ``tiger``, or of ``all``. The mask is white where the subject is; see assets/subjects.md.
+
+    Raises:
+        ConfigError: an unknown subject.
+    """
+    samples = read(ASSETS / "subjects.zip")
+    if variant == "all":
+        return samples
+    known = {sample.meta["subject"] for sample in samples}
+    if variant not in known:
+        raise ConfigError(f"data set subjects has no variant '{variant}'.", did_you_mean(variant, {"all", *known}))
+    return [sample for sample in samples if sample.meta["subject"] == variant]
