@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from limner.data.prepare import open_picture
+from limner.data.prepare import View, picture, size
 from limner.errors import ConfigError, DataError, PriorError, did_you_mean
 from limner.types import File
 
@@ -164,16 +164,12 @@ def _inputs(kind: str, processor: Any, pictures: list[Image.Image], prompt: str 
 
 def _picture(file: File) -> Image.Image:
     """RGB, transparency laid on white, no side above MAX_SIDE_PX."""
-    picture = open_picture(file)
-    width, height = picture.size
+    width, height = size(file)
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise DataError(f"{file} is {width} x {height} pixels, too narrow to be described.", "cut it, or caption it")
-    if picture.mode != "RGB":
-        white = Image.new("RGBA", picture.size, "white")
-        white.alpha_composite(picture.convert("RGBA"))
-        picture = white.convert("RGB")
-    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
-    return picture
+    scale = min(1.0, MAX_SIDE_PX / max(width, height))
+    view = View(max(1, round(width * scale)), max(1, round(height * scale)))
+    return Image.fromarray(picture(file, view).permute(1, 2, 0).contiguous().numpy())
 
 
 def _is_fetched(name: str) -> bool:
