@@ -13,7 +13,7 @@ from limner.errors import ConfigError
 
 
 def line_art(
-    image_BCHW: Tensor, *, sigma: float = 1.0, low: float = 0.008, high: float = 0.02, min_length_px: int = 6
+    image_BCHW: Tensor, *, sigma: float = 1.0, low: float = 0.07, high: float = 0.18, min_length_px: int = 6
 ) -> Tensor:
     """Pictures in [-1, 1] -> line drawings in [-1, 1] of the same shape: -1 is a line, 1 paper, little between.
 
@@ -21,8 +21,8 @@ def line_art(
 
     Args:
         sigma: half the width of what counts as a line, in pixels; more leaves out finer lines.
-        low: contrast, 0 to 1, that a line needs to go on.
-        high: contrast that a line needs somewhere.
+        low: how high a step in colour, 0 to 1, must be for a line to go on along it.
+        high: how high it must be somewhere, for there to be a line.
         min_length_px: shorter marks are left out.
 
     Source: Kang, Lee, Chui, "Coherent Line Drawing", 2007; kept as in Canny 1986: weak where they join strong.
@@ -33,7 +33,7 @@ def line_art(
         )
     flow = lines.flow(image_BCHW, 2.5 * sigma)
     narrow, wide = lines.across(torch.cat([image_BCHW * 0.5 + 0.5, lines.luma(image_BCHW)], dim=1), flow, sigma)
-    depth = lines.along(wide - narrow, flow, 3 * sigma).amax(dim=1, keepdim=True)
+    depth = lines.along(wide - narrow, flow, 3 * sigma).amax(dim=1, keepdim=True) / lines.STEP
     # A share of the deepest nearby, not a depth: this is what makes faint and strong lines equally thin.
     radius = math.ceil(2 * sigma)
     share = depth / F.max_pool2d(depth, 2 * radius + 1, stride=1, padding=radius).clamp(min=1e-6)

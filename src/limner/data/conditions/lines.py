@@ -13,6 +13,8 @@ from torch import Tensor
 
 WIDER = 1.6
 """How much wider the second Gaussian of a difference is: then it is nearly a Laplacian (Marr & Hildreth 1980)."""
+STEP = 0.1117
+"""The depth of that difference beside a step of 1."""
 
 
 def luma(image_BCHW: Tensor) -> Tensor:
