@@ -30,6 +30,9 @@ from transformers import (
     Qwen2Tokenizer,
     Qwen2VLImageProcessorPil,
 )
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # as the command line has it, before it imports transformers
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:'"
 SIDE_PX = 32
