@@ -10,19 +10,77 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limner.errors import ConfigError, did_you_mean
 
 
-class MethodConfig(BaseModel):
-    """What every method's run is made of. Lengths are in optimiser steps, sizes in pictures."""
+def _varies(given: dict[str, Any]) -> int:
+    """Four views of each picture where something is drawn at random for them, else one."""
+    drawn = ("rotate_degrees", "jitter", "shuffle_tags", "tag_dropout")
+    return 4 if given.get("crop") == "random" or any(given.get(name) for name in drawn) else 1
+
+
+class DataConfig(BaseModel):
+    """How files become pictures and captions. Fields named _px are in pixels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    data: str = Field(
+        "fluent", description="a data set's name, a folder, a zip, shards, a table, or hub:OWNER/NAME (docs/data.md)"
+    )
+    stream: bool = Field(False, description="read the data in the order it comes; for what is too large to number")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the training pictures to use")
+
+    aspect: Literal["square", "buckets"] = Field(
+        "square", description="cut every picture square, or sort pictures by shape and cut little"
+    )
+    resolutions_px: tuple[int, ...] = Field(
+        (), description="sides of the training pictures, such as 512,768; default: the prior's own"
+    )
+    crop: Literal["centre", "random", "subject"] = Field("centre", description="which part of a picture is kept")
+    flip: bool = Field(True, description="also train on mirrored pictures; not where a caption says left or right")
+    rotate_degrees: float = Field(0.0, ge=0, le=45, description="turn pictures at random by up to so much")
+    jitter: float = Field(
+        0.0, ge=0, le=0.5, description="change brightness, contrast, saturation, hue by up to so much"
+    )
+    resample: Literal["lanczos", "area"] = Field("lanczos", description="how pictures are made smaller or larger")
+    linear_light: bool = Field(False, description="resize in linear light rather than in sRGB's gamma")
+    background: str = Field("white", description="what transparent pictures lie on: a colour's name or #rrggbb")
+    grey: bool = Field(False, description="train on grey pictures")
+    masked_loss: Literal["off", "mask", "alpha"] = Field(
+        "off", description="learn where the data's masks, or the pictures' own opacity, say"
+    )
+    unmasked_weight: float = Field(0.1, ge=0, le=1, description="how much the rest of a masked picture counts")
+
+    caption_from: Literal["data", "name", "template"] = Field("data", description="where captions come from")
+    caption_template: str = Field(
+        "a photo of {trigger} {class_word}", description="for caption_from=template; also {caption}, {name}, any column"
+    )
+    trigger: str = Field("", description="the word that stands for what is learnt")
+    class_word: str = Field("", description="what kind of thing it is, such as dog")
+    shuffle_tags: bool = Field(False, description="captions are tags between commas: put them in another order")
+    keep_tags: int = Field(1, ge=0, description="the first tags stay where they are")
+    tag_dropout: float = Field(0.0, ge=0, lt=1, description="share of the tags left out")
+    views: int = Field(
+        default_factory=_varies,
+        ge=1,
+        le=64,
+        description="different cuts, turns, colours and tag orders of each picture; each is encoded once; default 4 "
+        "where one of them is random, else 1",
+    )
+
+    @field_validator("resolutions_px", mode="before")
+    @classmethod
+    def _numbers(cls, given: Any) -> Any:
+        return given.replace(" ", "").split(",") if isinstance(given, str) else given
+
+
+class MethodConfig(DataConfig):
+    """What every method's run is made of. Lengths are in optimiser steps, sizes in pictures."""
+
     method: str = Field(description="the method: a name from 'limner list', module.Class, or a .py file")
     prior: str = Field("mini", description="the pretrained model: a name from 'limner list' or a diffusers folder")
-    data: str = Field("fluent", description="a data set's name, a folder, or a zip of a folder")
     out: Path | None = Field(None, description="run folder; default runs/METHOD-DATA")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the data's order, the noise, and new weights")
 
@@ -47,8 +105,6 @@ class MethodConfig(BaseModel):
     alpha: float | None = Field(None, gt=0, description="adapter scale times rank; default: the rank")
     from_scratch: bool = Field(False, description="start from random weights instead of the prior's (for comparison)")
 
-    fraction: float = Field(1.0, gt=0, le=1, description="share of the training pictures to use")
-    flip: bool = Field(True, description="also train on mirrored pictures")
     caption_dropout: float = Field(0.1, ge=0, le=1, description="share of captions replaced by the empty one")
 
     save_every: int = Field(200, ge=1, description="steps between checkpoints")
@@ -74,6 +130,10 @@ class TranslateConfig(MethodConfig):
     """What the image-to-image methods have in common."""
 
     condition: str = Field("source", description="'source' (the pair's other half), or a condition from 'limner list'")
+    condition_options: dict[str, Any] = Field({}, description="of the condition, such as {model: path}; in YAML")
+    source_kind: Literal["picture", "labels", "normals", "depth"] = Field(
+        "picture", description="what the pairs' sources are; labels are never blended, normals turn with the picture"
+    )
     condition_dropout: float = Field(0.1, ge=0, le=1, description="share of conditions replaced by the null condition")
     noise_bias: float = Field(
         1.0, gt=0, description="training times t have density ~ t^(noise_bias - 1); above 1 leans to noise, to layout"

@@ -124,7 +124,8 @@ class Batch:
     mean_BCHW, std_BCHW: the picture's latent distribution as the prior's encoder gave it (cached). text: the caption,
     embedded (cached). condition_BCHW: the paired or computed condition picture in [-1, 1], at the method's
     ``condition_px``. meta: what else the data says of each picture. step: whole optimiser steps done so far. dice: the
-    only source of randomness a method may use.
+    only source of randomness a method may use. weight_B1HW: how much each cell of the latent grid counts, in [0, 1];
+    None where all count alike.
     """
 
     step: int
@@ -136,6 +137,7 @@ class Batch:
     text: Cond
     condition_BCHW: Tensor | None
     dice: Dice
+    weight_B1HW: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from test_methods import HERE, configure, ground, same, weights
 
 from limner import run
+from limner.data.load import Schedule
 from limner.config import dump
 from limner.errors import LimnerError
 from limner.train import checkpoint
@@ -121,7 +122,7 @@ def test_a_players_update_leaves_no_gradient_in_the_other(ground: Path, tmp_path
     job = run.build(config, torch.device("cpu"))
     trainer = Trainer(job.method, config, tmp_path, None, None, None, Accelerator(cpu=True))  # type: ignore[arg-type]
     seen = []
-    for update in job.method.step(job.train.batch(0, range(2), 0)):
+    for update in job.method.step(job.train.batch(0, Schedule(2), 0)):
         for learner in trainer.learners.values():
             for weight in learner.weights:
                 weight.grad = None

@@ -1,4 +1,4 @@
-"""The command line: ``limner list | train | sample | evaluate | demo``.
+"""The command line: ``limner list | check | caption | condition | cache | train | sample | evaluate | demo``.
 
 Nothing here imports torch until a command has to: ``limner --help`` and ``limner list`` answer at once.
 Exit codes: 0 done; 1 the data, the model or the run is at fault; 2 the command line or the configuration is;
@@ -19,6 +19,8 @@ import click
 
 from limner import __version__, find
 from limner.cli import flags, show
+from limner.cli.caption import caption
+from limner.cli.condition import condition
 from limner.errors import ConfigError, LimnerError, did_you_mean
 
 # What a stranger's first run should not be covered with: third parties' progress bars and advice, all of it optional.
@@ -79,6 +81,10 @@ def app() -> None:
 
     Start with 'limner demo': it trains the built-in model to turn line drawings into pictures, on any machine.
     """
+
+
+for command in (caption, condition):
+    app.add_command(command)
 
 
 @app.command("list")

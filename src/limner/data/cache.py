@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class Shelf:
 
     def __init__(self, kind: str, maker: str) -> None:
         self.folder = folder() / kind / maker
+        self.full = False  # the limit is reached: new entries are not kept
+        self._lock = threading.RLock()
         self._pending: dict[bytes, Entry] = {}
         self._pending_bytes = 0
         self._shards: list[tuple[Path, dict, np.ndarray]] = []  # (file, name -> memory-mapped rows, keys)
@@ -89,6 +92,10 @@ class Shelf:
         """Take in the shards that other processes have written."""
         if not self.folder.is_dir():
             return
+        with self._lock:
+            self._look_around()
+
+    def _look_around(self) -> None:
         for file in sorted(self.folder.iterdir()):
             if file.suffix == ".tmp":
                 if time.time() - file.stat().st_mtime > STALE_SECONDS:
@@ -120,7 +127,8 @@ class Shelf:
 
     def get(self, key_B: Sequence[bytes], make: Callable[[list[int]], list[Entry]]) -> list[Entry]:
         """An entry for each key; ``make`` is asked once for those not known, by their places in ``key_B``."""
-        found = {wanted: self.find(wanted) for wanted in key_B}
+        with self._lock:
+            found = {wanted: self.find(wanted) for wanted in key_B}
         first_place = {wanted: place for place, wanted in reversed(list(enumerate(key_B)))}
         missing = sorted(first_place[wanted] for wanted, entry in found.items() if entry is None)
         if missing:
@@ -131,10 +139,11 @@ class Shelf:
         return [found[wanted] for wanted in key_B]  # type: ignore[misc]
 
     def _add(self, wanted: bytes, entry: Entry) -> None:
-        self._pending[wanted] = entry
-        self._pending_bytes += sum(part.nbytes for part in entry.values())
-        if self._pending_bytes >= SHARD_BYTES:
-            self.flush()
+        with self._lock:
+            self._pending[wanted] = entry
+            self._pending_bytes += sum(part.nbytes for part in entry.values())
+            if self._pending_bytes >= SHARD_BYTES:
+                self.flush()
 
     def flush(self) -> None:
         """Write what is new to disk.
@@ -142,6 +151,10 @@ class Shelf:
         Raises:
             DataError: the disk is full, or the folder cannot be written.
         """
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
         if not self._pending:
             return
         groups: dict[tuple, list[bytes]] = {}
@@ -149,7 +162,8 @@ class Shelf:
             form = tuple(sorted((name, part.dtype, tuple(part.shape)) for name, part in entry.items()))
             groups.setdefault(form, []).append(wanted)  # rows of a shard have one shape
         mine = {file.name for file, _, _ in self._shards}
-        if make_room(self._pending_bytes, keep=mine):
+        self.full = not make_room(self._pending_bytes, keep=mine)
+        if not self.full:
             for wanted in groups.values():
                 self._write(wanted)
         self._pending, self._pending_bytes = {}, 0

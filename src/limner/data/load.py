@@ -1,144 +1,35 @@
-"""Batches as a pure function of (seed, step): the same on one process or eight, in a first run or a resumed one.
+"""Batches as a function of (seed, step): the same on one process or eight, in a first run or a resumed one.
 
-Pictures are numbered in the order in which the run meets them: position p belongs to epoch p // N and is the
-(p mod N)-th of that epoch's shuffle. A step takes batch_size * processes * accumulate positions in a row.
+Everything a batch holds is found by content (``cache``): the latents by the picture's bytes and its view, the caption's
+tokens by the caption, the condition by its own bytes and the same view. What is not known yet is read, cut and encoded
+on the way, a batch ahead of the training, by several threads.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from limner.data.cache import Cache
-from limner.data.prepare import load, open_picture
+from limner.data import prepare, views
+from limner.data.buckets import Bucket
+from limner.data.encode import Encoder
+from limner.data.order import Shuffled, Streamed
+from limner.data.pixels import Look, Pixels, Recipe
 from limner.errors import DataError
 from limner.types import Batch, Dice, Sample
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How samples become tensors. ``condition``: None reads the pair's source, else it is computed from the picture."""
-
-    image_px: int
-    condition_px: int | None = None
-    condition: Callable[[Tensor], Tensor] | None = None
-    flip: bool = False
-
-
-class Loader:
-    """Turns samples into batches; encodes through the cache, reads condition pictures a batch ahead."""
-
-    def __init__(
-        self, samples: Sequence[Sample], recipe: Recipe, cache: Cache, seed: int, device: torch.device
-    ) -> None:
-        self.samples, self.recipe, self.cache, self.seed, self.device = samples, recipe, cache, seed, device
-        self._digests: dict[str, bytes] = {}
-
-    def batch(self, step: int, positions: range, first_in_step: int) -> Batch:
-        """The batch at these positions; ``first_in_step`` is the position at which its step begins."""
-        chosen, flips = [], []
-        for position in positions:
-            epoch, place = divmod(position, len(self.samples))
-            chosen.append(self.samples[self._order(epoch)[place]])
-            coin = np.random.default_rng([self.seed, position, 1]).random()
-            flips.append(self.recipe.flip and coin < 0.5)
-        return self.collate(chosen, flips, step, [position - first_in_step for position in positions])
-
-    def collate(
-        self,
-        samples: Sequence[Sample],
-        flips: Sequence[bool],
-        step: int,
-        indices: Sequence[int],
-        seed: int | None = None,
-    ) -> Batch:
-        """These samples as a batch, each mirrored or not; ``indices`` number them within the step for the dice."""
-        keys = [self._digest(sample) + bytes([flip]) for sample, flip in zip(samples, flips, strict=True)]
-        mean, std = self.cache.latents(keys, lambda i: self._picture(samples[i], flips[i]).to(self.device))
-        captions = [sample.caption for sample in samples]
-        condition = None
-        if self.recipe.condition_px:
-            pairs = zip(samples, flips, strict=True)
-            condition = torch.stack([self._condition(*pair) for pair in pairs]).to(self.device)
-        return Batch(
-            step=step,
-            keys=[sample.key for sample in samples],
-            captions=captions,
-            meta=[sample.meta for sample in samples],
-            mean_BCHW=mean.to(self.device),
-            std_BCHW=std.to(self.device),
-            text=self.cache.texts(captions).map(lambda part: part.to(self.device)),
-            condition_BCHW=condition,
-            dice=Dice(self.seed if seed is None else seed, step, indices, self.device),
-        )
-
-    def encode_all(self) -> Iterator[int]:
-        """Read every file and fill the cache with every picture (and its mirror image) and caption.
-
-        Yields how many samples are done.
-
-        Raises:
-            DataError: a picture that cannot be read, or a pair whose halves differ in shape.
-        """
-        for first in range(0, len(self.samples), 32):
-            some = self.samples[first : first + 32]
-            for flip in (False, True) if self.recipe.flip else (False,):
-                keys = [self._digest(sample) + bytes([flip]) for sample in some]
-                self.cache.latents(
-                    keys,
-                    lambda i, some=some, flip=flip: self._picture(some[i], flip).to(self.device),  # type: ignore
-                )
-            self.cache.texts([sample.caption for sample in some])
-            for sample in some:
-                self._check_pair(sample)
-            yield first + len(some)
-
-    def condition(self, sample: Sample) -> Tensor:
-        """The condition picture of a sample, float CHW in [-1, 1]."""
-        return self._condition(sample, False)
-
-    def _picture(self, sample: Sample, flip: bool, side_px: int | None = None) -> Tensor:
-        picture = load(sample.image, side_px or self.recipe.image_px)
-        return picture.flip(-1) if flip else picture
-
-    def _condition(self, sample: Sample, flip: bool) -> Tensor:
-        assert self.recipe.condition_px is not None
-        if self.recipe.condition is not None:
-            return self.recipe.condition(self._picture(sample, flip, self.recipe.condition_px)[None])[0]
-        assert sample.source is not None  # run.py has refused samples without one
-        condition = load(sample.source, self.recipe.condition_px)
-        return condition.flip(-1) if flip else condition
-
-    def _check_pair(self, sample: Sample) -> None:
-        if not self.recipe.condition_px or self.recipe.condition or sample.source is None:
-            return
-        (w, h), (v, g) = open_picture(sample.image).size, open_picture(sample.source).size
-        if abs(w * g - v * h) > 0.05 * v * h:
-            raise DataError(
-                f"{sample.source} is {v} x {g} pixels and its other half {w} x {h}: they cannot lie on each other.",
-                "cut both to the same shape",
-            )
-
-    def _digest(self, sample: Sample) -> bytes:
-        if sample.key not in self._digests:
-            self._digests[sample.key] = hashlib.sha256(sample.image.read_bytes()).digest()
-        return self._digests[sample.key]
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019  (two epochs' orders; the loader lives as long as the run)
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
+NUM_THREADS = min(8, os.cpu_count() or 1)
+CHUNK = 32  # pictures encoded at once
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which positions each process sees in each micro-step of each step."""
+    """Which places of a step each process sees in each micro-step."""
 
     batch_size: int
     accumulate: int = 1
@@ -149,11 +40,168 @@ class Schedule:
     def pictures_per_step(self) -> int:
         return self.batch_size * self.accumulate * self.num_processes
 
-    def positions(self, step: int, micro: int) -> tuple[range, int]:
-        """(this process's positions, the step's first position)."""
-        first = step * self.pictures_per_step
-        mine = first + (micro * self.num_processes + self.process) * self.batch_size
-        return range(mine, mine + self.batch_size), first
+    def places(self, micro: int) -> range:
+        """This process's places within a step, 0 to pictures_per_step - 1."""
+        mine = (micro * self.num_processes + self.process) * self.batch_size
+        return range(mine, mine + self.batch_size)
+
+
+class Loader:
+    """Turns records into batches.
+
+    Args:
+        samples: the records, or a stream of them.
+        recipe: how they become tensors.
+        encoder: of pictures and captions.
+        seed: of the order, the mirroring and the choice of views.
+        device: where batches go.
+        groups: buckets, each with the numbers of its records; default: all of them, cut square.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample] | Streamed,
+        recipe: Recipe,
+        encoder: Encoder,
+        seed: int,
+        device: torch.device,
+        groups: Sequence[tuple[Bucket, np.ndarray]] = (),
+    ) -> None:
+        self.samples, self.recipe, self.encoder, self.seed, self.device = samples, recipe, encoder, seed, device
+        num = 1 if isinstance(samples, Streamed) else len(samples)
+        groups = groups or [(Bucket(recipe.image_px, recipe.image_px), np.arange(num))]
+        self.buckets = [bucket for bucket, _ in groups]
+        self._order = Shuffled([numbers_N for _, numbers_N in groups], seed)
+        self._pixels = Pixels(recipe)
+        self._threads = ThreadPoolExecutor(NUM_THREADS)
+
+    def __len__(self) -> int:
+        """Pictures an epoch; 0 for a stream, whose end is not known."""
+        return 0 if isinstance(self.samples, Streamed) else sum(map(len, self._order.groups))
+
+    def batch(self, step: int, schedule: Schedule, micro: int) -> Batch:
+        """This process's batch of a micro-step."""
+        group = self._order.group(step)
+        turn = self._order.turns_before(step)
+        looks = []
+        for place in schedule.places(micro):
+            position = step * schedule.pictures_per_step + place
+            if isinstance(self.samples, Streamed):
+                sample = self.samples.at(position)
+            else:
+                sample = self.samples[self._order.number(group, turn * schedule.pictures_per_step + place)]
+            dice = np.random.default_rng([self.seed, position, 1])
+            flip = self.recipe.flip and dice.random() < 0.5
+            looks.append(self._look(sample, self.buckets[group], int(dice.integers(self._num_views)), flip))
+        return self.collate(looks, step, list(schedule.places(micro)))
+
+    @property
+    def _num_views(self) -> int:
+        return self.recipe.augment.num_views
+
+    def _look(self, sample: Sample, bucket: Bucket, number: int, flip: bool) -> Look:
+        # Decided on the caption as the data has it: which of its tags this view keeps does not matter.
+        flip = flip and views.keeps_sides(sample.caption)
+        return Look(sample, number, flip, bucket.width_px, bucket.height_px)
+
+    def upright(self, samples: Sequence[Sample]) -> list[Look]:
+        """These records cut square, not mirrored, in their first view."""
+        side = self.recipe.image_px
+        return [Look(sample, 0, False, side, side) for sample in samples]
+
+    def collate(self, looks: Sequence[Look], step: int, indices: Sequence[int], seed: int | None = None) -> Batch:
+        """These looks, of one size, as a batch; ``indices`` number them within the step for the dice."""
+        captions = [self.recipe.captioner.caption(look.sample, look.number) for look in looks]
+        mean_BCHW, std_BCHW = self._latents(looks)
+        condition_BCHW = weight_B1HW = None
+        if self.recipe.condition_px:
+            condition_BCHW = torch.stack(list(self._threads.map(self._pixels.condition, looks))).to(self.device)
+        if self.recipe.masked != "off":
+            grid = tuple(mean_BCHW.shape[-2:])
+            weight_B1HW = torch.stack([self._pixels.weight(look, grid) for look in looks]).to(self.device)
+        return Batch(
+            step=step,
+            keys=[look.sample.key for look in looks],
+            captions=captions,
+            meta=[look.sample.meta for look in looks],
+            mean_BCHW=mean_BCHW.to(self.device),
+            std_BCHW=std_BCHW.to(self.device),
+            text=self.encoder.texts(captions).map(lambda part: part.to(self.device)),
+            condition_BCHW=condition_BCHW,
+            dice=Dice(self.seed if seed is None else seed, step, indices, self.device),
+            weight_B1HW=weight_B1HW,
+        )
+
+    def _latents(self, looks: Sequence[Look]) -> tuple[torch.Tensor, torch.Tensor]:
+        def pictures(places: list[int]) -> torch.Tensor:
+            return torch.stack(list(self._threads.map(lambda place: self._pixels.picture(looks[place]), places)))
+
+        return self.encoder.latents(list(self._threads.map(self._pixels.picture_key, looks)), pictures)
+
+    def encode_all(self, process: int = 0, num_processes: int = 1) -> Iterator[int]:
+        """Read every file of numbered records and fill the cache with every view of every picture and caption.
+
+        Several processes share the work. Yields how many pictures are done, of ``len(self)``.
+
+        Raises:
+            DataError: a picture that cannot be read, or a pair whose halves differ in shape.
+        """
+        if isinstance(self.samples, Streamed):
+            return
+        done = 0
+        for bucket, numbers_N in zip(self.buckets, self._order.groups, strict=True):
+            for chunk, first in enumerate(range(0, len(numbers_N), CHUNK)):
+                numbers = numbers_N[first : first + CHUNK]
+                if chunk % num_processes == process:
+                    self._encode([self.samples[int(number)] for number in numbers], bucket)
+                done += len(numbers)
+                yield done
+        self.flush()
+
+    def _encode(self, samples: Sequence[Sample], bucket: Bucket) -> None:
+        for sample in samples:
+            self._check_pair(sample)
+        for number in range(self._num_views):
+            self.encoder.texts([self.recipe.captioner.caption(sample, number) for sample in samples])
+            for flip in (False, True) if self.recipe.flip else (False,):
+                looks = [self._look(sample, bucket, number, flip) for sample in samples]
+                self._latents(looks)
+                if self.recipe.condition is not None:
+                    list(self._threads.map(self._pixels.condition, looks))
+
+    def flush(self) -> None:
+        """Write to disk what was made and not yet written."""
+        self.encoder.flush()
+        self._pixels.shelf.flush()
+
+    def refresh(self) -> None:
+        """Take in what other processes have made."""
+        self.encoder.refresh()
+        self._pixels.shelf.refresh()
+
+    def caption(self, sample: Sample) -> str:
+        """What is said of a record."""
+        return self.recipe.captioner.caption(sample, 0)
+
+    def condition(self, sample: Sample) -> torch.Tensor:
+        """The condition picture of a record, float CHW in [-1, 1]."""
+        return self._pixels.condition(self.upright([sample])[0])
+
+    def truth(self, sample: Sample, side_px: int) -> torch.Tensor:
+        """The record's picture, cut square, uint8 CHW."""
+        return self._pixels.picture(Look(sample, 0, False, side_px, side_px))
+
+    def _check_pair(self, sample: Sample) -> None:
+        for name, other in (("source", sample.source), ("mask", sample.mask)):
+            wanted = self.recipe.condition_px and not self.recipe.condition
+            if other is None or not (wanted if name == "source" else self.recipe.masked == "mask"):
+                continue
+            (w, h), (v, g) = prepare.size(sample.image), prepare.size(other)
+            if abs(w * g - v * h) > 0.05 * v * h:
+                raise DataError(
+                    f"{other} is {v} x {g} pixels and its other half {w} x {h}: they cannot lie on each other.",
+                    "cut both to the same shape",
+                )
 
 
 def batches(loader: Loader, schedule: Schedule, start: int, stop: int) -> Iterator[Batch]:
@@ -162,9 +210,10 @@ def batches(loader: Loader, schedule: Schedule, start: int, stop: int) -> Iterat
     with ThreadPoolExecutor(max_workers=1) as thread:
         ahead = None
         for step, micro in jobs:
-            coming = thread.submit(loader.batch, step, *schedule.positions(step, micro))
+            coming = thread.submit(loader.batch, step, schedule, micro)
             if ahead is not None:
                 yield ahead.result()
             ahead = coming
         if ahead is not None:
             yield ahead.result()
+    loader.flush()

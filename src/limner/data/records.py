@@ -43,8 +43,13 @@ class Subset(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Subset: ...
     def __getitem__(self, index: int | slice) -> Sample | Subset:
         if isinstance(index, slice):
-            return Subset(self.records, self.numbers_N[index], self.split)
+            return self.take(index)
         return replace(self.records[int(self.numbers_N[index])], split=self.split)
+
+
+    def take(self, which: slice | np.ndarray) -> Subset:
+        """Some of these."""
+        return Subset(self.records, self.numbers_N[which], self.split)
 
 
 def splits(records: Sequence[Sample]) -> dict[str, Subset]:

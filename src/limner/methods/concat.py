@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limner.config import TranslateConfig
@@ -38,15 +37,15 @@ class Concat(Method):
         return {"network": self.network}
 
     def step(self, batch: Batch) -> Iterator[Update]:
-        z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*self.prior.latent_CHW))
-        eps = batch.dice.normal(*self.prior.latent_CHW)
+        z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*batch.mean_BCHW.shape[1:]))
+        eps = batch.dice.normal(*z_0.shape[1:])
         t_B = self.prior.path.draw_t(batch.dice.uniform() ** (1 / self.config.noise_bias))
         told = batch.dice.uniform() >= self.config.caption_dropout
         shown = batch.dice.uniform() >= self.config.condition_dropout
         assert batch.condition_BCHW is not None
         planes = self._planes(batch.condition_BCHW) * shown.view(-1, 1, 1, 1)
         cond = batch.text.where(told, self.null.expand(len(batch))).with_channels(planes)
-        yield Update("network", self.prior.loss(z_0, eps, t_B, cond).mean())
+        yield Update("network", self.prior.loss(z_0, eps, t_B, cond, batch.weight_B1HW).mean())
 
     def conditions(self, captions: Sequence[str], condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
         assert condition_BCHW is not None
@@ -56,7 +55,4 @@ class Concat(Method):
 
     @torch.no_grad()
     def _planes(self, condition_BCHW: Tensor) -> Tensor:
-        side = self.prior.image_px
-        if condition_BCHW.shape[-1] != side:
-            condition_BCHW = F.interpolate(condition_BCHW, size=(side, side), mode="area")
         return self.prior.encode_image(condition_BCHW)[0]

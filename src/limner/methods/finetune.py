@@ -33,9 +33,9 @@ class Finetune(Method):
         return {"network": self.network}
 
     def step(self, batch: Batch) -> Iterator[Update]:
-        z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*self.prior.latent_CHW))
-        eps = batch.dice.normal(*self.prior.latent_CHW)
+        z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*batch.mean_BCHW.shape[1:]))
+        eps = batch.dice.normal(*z_0.shape[1:])
         t_B = self.prior.path.draw_t(batch.dice.uniform())
         told = batch.dice.uniform() >= self.config.caption_dropout
         cond = batch.text.where(told, self.null.expand(len(batch)))
-        yield Update("network", self.prior.loss(z_0, eps, t_B, cond).mean())
+        yield Update("network", self.prior.loss(z_0, eps, t_B, cond, batch.weight_B1HW).mean())

@@ -90,6 +90,7 @@ class Piti(Method):
     def __init__(self, prior: Prior, config: Config) -> None:
         super().__init__(prior, config)
         self.condition_px = config.token_grid * 2**NUM_HALVINGS
+        self.square_only = True  # a token belongs to a cell of the grid
         self.network = prior.adapt(config.adapter, config.rank, config.alpha)
         self.encoder = Encoder(config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers)
         self.null = prior.encode_text([""])
@@ -102,8 +103,8 @@ class Piti(Method):
         return self.config.encoder_learning_rate if name == "encoder" else self.config.learning_rate
 
     def step(self, batch: Batch) -> Iterator[Update]:
-        z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*self.prior.latent_CHW))
-        eps = batch.dice.normal(*self.prior.latent_CHW)
+        z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, batch.dice.normal(*batch.mean_BCHW.shape[1:]))
+        eps = batch.dice.normal(*z_0.shape[1:])
         t_B = self.prior.path.draw_t(batch.dice.uniform() ** (1 / self.config.noise_bias))
         told = batch.dice.uniform() >= self.config.caption_dropout
         shown = batch.dice.uniform() >= self.config.condition_dropout
@@ -111,7 +112,7 @@ class Piti(Method):
         assert batch.condition_BCHW is not None
         cond = self._beside(text, batch.condition_BCHW, shown)
         what = "encoder" if batch.step < self.config.encoder_steps else ("encoder", "network")
-        yield Update(what, self.prior.loss(z_0, eps, t_B, cond).mean())
+        yield Update(what, self.prior.loss(z_0, eps, t_B, cond, batch.weight_B1HW).mean())
 
     def conditions(self, captions: Sequence[str], condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
         assert condition_BCHW is not None

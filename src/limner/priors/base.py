@@ -11,6 +11,7 @@ Methods see nothing else; none asks which prior it has. What learns is ``network
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,9 @@ class Prior(ABC):
         network: the denoiser, the part that fine-tuning changes.
         frozen: the other parts (autoencoder, text encoder); never trained, kept on the network's device.
         image_px: side of the square pictures it was trained on, in pixels.
+        multiple_px: sides of pictures must be multiples of this.
         latent_CHW: shape of one latent.
+        latent_scale: the autoencoder's latents are multiplied by it.
         token_dim, num_tokens: width and number of the text tokens that cross attention reads.
         pooled_dim: width of the pooled vector, None where the prior has none.
         adapter_targets: names (suffixes) of the linear layers that a low-rank adapter changes by default.
@@ -40,7 +43,9 @@ class Prior(ABC):
     network: nn.Module
     frozen: nn.ModuleDict
     image_px: int
+    multiple_px: int
     latent_CHW: tuple[int, int, int]
+    latent_scale: float
     token_dim: int
     num_tokens: int
     pooled_dim: int | None = None
@@ -74,10 +79,25 @@ class Prior(ABC):
         """A latent from its distribution."""
         return mean_BCHW + std_BCHW * noise_BCHW
 
-    def loss(self, z_0: Tensor, eps: Tensor, t_B: Tensor, cond: Cond) -> Tensor:
-        """Mean squared error of the prediction at t against the path's target, a number a picture: (B,)."""
+    def loss(self, z_0: Tensor, eps: Tensor, t_B: Tensor, cond: Cond, weight_B1HW: Tensor | None = None) -> Tensor:
+        """Mean squared error of the prediction at t against the path's target, a number a picture: (B,).
+
+        With ``weight_B1HW`` (not negative) the weighted mean: what has no weight does not count at all.
+        """
         out = self.predict(self.path.mix(z_0, eps, t_B), t_B, cond)
-        return (out.float() - self.path.target(z_0, eps, t_B).float()).square().mean(dim=(1, 2, 3))
+        error_BCHW = (out.float() - self.path.target(z_0, eps, t_B).float()).square()
+        if weight_B1HW is None:
+            return error_BCHW.mean(dim=(1, 2, 3))
+        total_B = weight_B1HW.sum(dim=(1, 2, 3)).clamp(min=1e-6)
+        return (error_BCHW.mean(dim=1, keepdim=True) * weight_B1HW).sum(dim=(1, 2, 3)) / total_B
+
+    def fingerprint(self) -> str:
+        """A hash of what encodes: latents and embedded captions of priors with the same one are the same."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.latent_scale} {self.device.type}".encode())
+        for name, tensor in self.frozen.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def adapt(self, adapter: str, rank: int, alpha: float | None) -> nn.Module:
         """Choose what of the network learns: every weight ('full') or a low-rank addition ('lora', Hu et al. 2021).

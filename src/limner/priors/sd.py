@@ -43,10 +43,12 @@ class StableDiffusion(Prior):
         self.frozen = nn.ModuleDict({"vae": vae, "text_encoder": text_encoder}).requires_grad_(False).eval()
         side = unet.config.sample_size
         self.latent_CHW = (vae.config.latent_channels, side, side)
-        self.image_px = side * 2 ** (len(vae.config.block_out_channels) - 1)
+        pixels_a_cell = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_px = side * pixels_a_cell
+        self.multiple_px = pixels_a_cell * 2 ** (len(unet.config.block_out_channels) - 1)
         self.token_dim = unet.config.cross_attention_dim
         self.num_tokens = tokenizer.model_max_length
-        self._scale = vae.config.scaling_factor
+        self.latent_scale = vae.config.scaling_factor
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> StableDiffusion:
@@ -89,11 +91,11 @@ class StableDiffusion(Prior):
     def encode_image(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         encoded = self.frozen["vae"].encode(x_BCHW)
         if isinstance(self.frozen["vae"], AutoencoderTiny):
-            return encoded.latents * self._scale, torch.zeros_like(encoded.latents)
-        return encoded.latent_dist.mean * self._scale, encoded.latent_dist.std * self._scale
+            return encoded.latents * self.latent_scale, torch.zeros_like(encoded.latents)
+        return encoded.latent_dist.mean * self.latent_scale, encoded.latent_dist.std * self.latent_scale
 
     def decode(self, z_BCHW: Tensor) -> Tensor:
-        return self.frozen["vae"].decode(z_BCHW / self._scale).sample.clamp(-1, 1)
+        return self.frozen["vae"].decode(z_BCHW / self.latent_scale).sample.clamp(-1, 1)
 
     def encode_text(self, captions: Sequence[str]) -> Cond:
         ids = self.tokenizer(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from limner import find
-from limner.config import MethodConfig, TranslateConfig, read_yaml
+from limner.config import MethodConfig, read_yaml
 from limner.config import resolve as resolve_config
-from limner.data.cache import Cache
-from limner.data.load import Loader, Recipe
-from limner.data.read import read
-from limner.errors import ConfigError, DataError, RunError
+from limner.data.encode import Encoder
+from limner.data.load import Loader
+from limner.data.order import Streamed
+from limner.errors import ConfigError, RunError
 from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.priors.sd import StableDiffusion
+from limner.run.data import load_splits, recipe_of, refuse
 from limner.sampling.images import to_uint8
 from limner.train import checkpoint, progress
 from limner.types import Dice, Sample
@@ -75,44 +75,21 @@ def build(config: MethodConfig, device: torch.device, method: Method | None = No
     Raises:
         LimnerError: whatever of them cannot be had, before any training.
     """
-    samples = load_data(config.data)
     method = method or build_method(config, device)
     prior = method.prior
-    _refuse(samples, method, config)
-    recipe = Recipe(prior.image_px, method.condition_px, computed_condition(config), config.flip)
-    cache = Cache(prior.encode_image, prior.encode_text)
-    split = {name: [sample for sample in samples if sample.split == name] for name in ("train", "validation", "test")}
-    # Evenly spaced over the names, which says nothing about content; the same pictures for every seed.
-    num = len(split["train"])
-    few = max(1, round(config.fraction * num))
-    split["train"] = [split["train"][i * num // few] for i in range(few)]
-    held_out = split["validation"] or split["train"][:32]
+    if config.aspect == "buckets" and method.square_only:
+        raise ConfigError(f"{config.method} takes square pictures only.", "leave aspect at square, or take concat")
+    encoder = Encoder(prior.encode_image, prior.encode_text, prior.fingerprint(), device)
+    recipe = recipe_of(config, prior.image_px, method.condition_px)
+    training, held_out, test, groups = load_splits(config, prior.image_px, prior.multiple_px)
+    for part in (training.held_out if isinstance(training, Streamed) else training, held_out, test):
+        refuse(part, config, recipe)
 
-    def upright(samples: list[Sample]) -> Loader:
-        return Loader(samples, replace(recipe, flip=False), cache, VALIDATION_SEED, device)
+    def upright(samples: Sequence[Sample]) -> Loader:
+        return Loader(samples, recipe.upright(), encoder, VALIDATION_SEED, device)
 
-    train = Loader(split["train"], recipe, cache, config.seed, device)
-    return Job(config, method, train, upright(held_out), upright(split["test"] or held_out))
-
-
-def computed_condition(config: MethodConfig) -> Callable[[Tensor], Tensor] | None:
-    """What makes condition pictures from pictures; None where the data brings them."""
-    if not isinstance(config, TranslateConfig) or config.condition == "source":
-        return None
-    return find.load("condition", config.condition)
-
-
-def load_data(name: str) -> list[Sample]:
-    """A built-in data set by name, else a folder or zip."""
-    if name in find.names("data set"):
-        return find.load("data set", name)()
-    try:
-        return read(name)
-    except DataError as error:
-        if not Path(name).exists():
-            known = ", ".join(find.names("data set"))
-            raise DataError(str(error), f"give a folder, a zip of one, or a built-in name ({known})") from None
-        raise
+    train = Loader(training, recipe, encoder, config.seed, device, groups)
+    return Job(config, method, train, upright(held_out), upright(test))
 
 
 def load_prior(name: str) -> Prior:
@@ -123,21 +100,6 @@ def load_prior(name: str) -> Prior:
         return find.load("prior", name)()
     except ConfigError as error:
         raise ConfigError(str(error), f"{error.hint}; or give a diffusers folder") from None
-
-
-def _refuse(samples: list[Sample], method: Method, config: MethodConfig) -> None:
-    """Data that this method cannot learn from, before any compute is spent."""
-    if not any(sample.split == "train" for sample in samples):
-        raise DataError(f"{config.data} has no training pictures.", "set split to 'train' for some of them")
-    needs_source = isinstance(config, TranslateConfig) and config.condition == "source"
-    for sample in samples:
-        if needs_source and sample.source is None:
-            raise DataError(
-                f"{sample.image} has no source picture beside it.",
-                "give pairs (source/ and target/ with equal names), or a computed condition: --condition edges",
-            )
-        if method.condition_px is None and not sample.caption:
-            raise DataError(f"{sample.image} has no caption.", "write one into a .txt file of the same name beside it")
 
 
 def open_run(run: Path, device: torch.device) -> tuple[MethodConfig, Method, int]:
@@ -185,7 +147,7 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: 
                 condition = torch.stack([loader.condition(sample) for sample in some]).to(loader.device)
             dice = Dice(seed, 0, range(first, first + len(some)), loader.device)
             drawn = job.method.generate(
-                [sample.caption for sample in some],
+                [loader.caption(sample) for sample in some],
                 condition,
                 dice.normal(*job.method.prior.latent_CHW),
                 num_steps=job.config.sample_steps,

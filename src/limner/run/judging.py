@@ -15,7 +15,6 @@ from torch import Tensor
 from limner import find
 from limner.config import TranslateConfig
 from limner.data.load import Loader
-from limner.data.prepare import load_uint8
 from limner.errors import DataError
 from limner.evaluate import features, generation, report, translation
 from limner.evaluate.metrics.diversity import diversity
@@ -53,11 +52,11 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
     samples = _held_out(loader, split, limit, config.data)
     embed = features.eye()
     side = job.method.prior.image_px
-    truth = torch.stack([load_uint8(sample.image, side) for sample in samples])
+    truth = torch.stack([loader.truth(sample, side) for sample in samples])
     sketch = None
     if isinstance(job.config, TranslateConfig):
         recipe = replace(loader.recipe, condition_px=SIDE_PX)  # the sketch as it is compared, not as the method sees it
-        sharp = Loader(samples, recipe, loader.cache, loader.seed, loader.device)
+        sharp = Loader(samples, recipe, loader.encoder, loader.seed, loader.device)
         sketch = torch.cat([to_uint8(sharp.condition(sample)[None]) for sample in samples])
     made = {"prior": _make(job, loader, samples, "after")}
     if before:
@@ -93,7 +92,7 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
 
 def _held_out(loader: Loader, split: str, limit: int | None, data: str) -> list[Sample]:
     """The pictures to score on; says so where they are not of the split that was asked for."""
-    samples = list(loader.samples)[:limit]
+    samples = list(loader.samples[:limit])
     if samples[0].split == "train":
         raise DataError(
             f"{data} holds no picture back.", "give ten pictures or more, or mark some as validation or test"
@@ -142,7 +141,7 @@ def _card(run: Path, job: Job, result: dict[str, Any]) -> None:
         f"# {run.name}",
         "",
         f"The prior `{config.prior}`, fine-tuned by limner's method `{config.method}` on `{config.data}` "
-        f"({len(job.train.samples)} pictures, {config.steps} steps, seed {config.seed}).",
+        f"({len(job.train)} pictures, {config.steps} steps, seed {config.seed}).",
         "It inherits the licence of its prior and of its data. Every setting is in `config.yaml`.",
         "",
         f"Scored at step {result['step']} on {arm['num_concepts']} {result['split']} pictures it never learned from "

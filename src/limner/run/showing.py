@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from limner.config import MethodConfig
-from limner.data.prepare import load
+from limner.data.pixels import Look, Pixels
 from limner.errors import ConfigError
 from limner.methods.base import Method
-from limner.run.job import computed_condition, device, open_run
+from limner.run.data import recipe_of
+from limner.run.job import device, open_run
 from limner.sampling.images import save_png, to_pil, to_uint8
-from limner.types import Dice
+from limner.types import Dice, Sample
 
 
 def sample(
@@ -77,5 +78,7 @@ def sample(
 
 def _condition(file: Path, method: Method, config: MethodConfig) -> torch.Tensor:
     assert method.condition_px is not None
-    picture, compute = load(file, method.condition_px), computed_condition(config)
-    return picture if compute is None else compute(picture[None])[0]
+    recipe = recipe_of(config, method.prior.image_px, method.condition_px)
+    sample = Sample(file.stem, "", file, source=file)
+    side = method.prior.image_px
+    return Pixels(recipe.upright()).condition(Look(sample, 0, False, side, side))

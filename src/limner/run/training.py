@@ -14,7 +14,6 @@ from rich.console import Console
 
 from limner.config import MethodConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
-from limner.data.prepare import load_uint8
 from limner.errors import RunError
 from limner.evaluate.report import write_text
 from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
@@ -47,13 +46,16 @@ def train(config: MethodConfig) -> Path:
     main = accelerator.is_main_process
     job = build(config, accelerator.device)
     for title, loader in (("reading pictures", job.train), ("reading held-out pictures", job.validation)):
-        with progress.bar(title, len(loader.samples), 0, 1, shown=main) as advance:
-            for done in loader.encode_all():
+        with progress.bar(title, len(loader), 0, 1, shown=main and len(loader) > 0) as advance:
+            for done in loader.encode_all(accelerator.process_index, accelerator.num_processes):
                 advance(done)
     if main:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", dump(config))
     accelerator.wait_for_everyone()
+    job.train.refresh()
+    if main and job.train.encoder.full:
+        console.print("the cache is full, so some pictures are encoded again each time: set LIMNER_CACHE_GB higher")
     accelerator.init_trackers("tensorboard")
     schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
     trainer = Trainer(
@@ -106,7 +108,7 @@ def _score(job: Job) -> dict[str, float]:
         for first in range(0, len(samples), 32):
             some = samples[first : first + 32]
             indices = range(first, first + len(some))
-            batch = job.validation.collate(some, [False] * len(some), number, indices)
+            batch = job.validation.collate(job.validation.upright(some), number, indices)
             for key, value in job.method.score(batch).items():
                 totals[key] = totals.get(key, 0.0) + value * len(some) / len(samples) / VALIDATION_ROUNDS
     return totals
@@ -114,10 +116,10 @@ def _score(job: Job) -> dict[str, float]:
 
 def _grid(job: Job, folder: Path, step: int) -> None:
     """samples/step-NNNNNN.png: condition (if any), sample, truth, for a few validation pictures."""
-    samples = job.validation.samples[:GRID_PICTURES]
-    made = pictures(job, job.validation, list(samples), seed=VALIDATION_SEED)
+    samples = list(job.validation.samples[:GRID_PICTURES])
+    made = pictures(job, job.validation, samples, seed=VALIDATION_SEED)
     side = made.shape[-1]
-    truth = torch.stack([load_uint8(sample.image, side) for sample in samples])
+    truth = torch.stack([job.validation.truth(sample, side) for sample in samples])
     columns = {"sample": to_pil(made), "truth": to_pil(truth)}
     if job.method.condition_px:
         shown = to_uint8(torch.stack([job.validation.condition(sample) for sample in samples]))

@@ -1,0 +1,85 @@
+"""Latents and embedded captions, encoded once each: the prior's encoders behind two shelves of the cache.
+
+It takes the encoding functions and a name for them, so that ``data`` knows no prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from limner.data.cache import Entry, Shelf, key
+from limner.data.prepare import to_float
+from limner.types import Cond
+
+TEXTS_AT_ONCE = 32
+
+
+class Encoder:
+    """Pictures -> (mean, std) of their latents; captions -> Cond; each from the cache where it is known.
+
+    Args:
+        encode_image: pictures in [-1, 1], BCHW -> (mean, std).
+        encode_text: captions -> Cond of as many rows.
+        maker: a hash of what encodes.
+        device: where it encodes.
+    """
+
+    def __init__(
+        self,
+        encode_image: Callable[[Tensor], tuple[Tensor, Tensor]],
+        encode_text: Callable[[Sequence[str]], Cond],
+        maker: str,
+        device: torch.device,
+    ) -> None:
+        self._encode_image, self._encode_text, self.device = encode_image, encode_text, device
+        self._latents, self._texts = Shelf("latents", maker), Shelf("texts", maker)
+
+    @torch.no_grad()
+    def latents(self, key_B: Sequence[bytes], pictures: Callable[[list[int]], Tensor]) -> tuple[Tensor, Tensor]:
+        """(mean, std), BCHW; ``pictures`` gives those at the places asked for, uint8 BCHW of one size."""
+
+        def make(places: list[int]) -> list[Entry]:
+            mean_BCHW, std_BCHW = self._encode_image(to_float(pictures(places).to(self.device)))
+            if not std_BCHW.any():  # a deterministic autoencoder: half the size
+                return [{"mean": mean} for mean in mean_BCHW]
+            return [{"mean": mean, "std": std} for mean, std in zip(mean_BCHW, std_BCHW, strict=True)]
+
+        entries = self._latents.get(key_B, make)
+        mean_BCHW = torch.stack([entry["mean"] for entry in entries])
+        std_BCHW = torch.stack([entry.get("std", torch.zeros(())).expand_as(entry["mean"]) for entry in entries])
+        return mean_BCHW, std_BCHW
+
+    @torch.no_grad()
+    def texts(self, captions: Sequence[str]) -> Cond:
+        """The captions, embedded: one row each."""
+
+        def make(places: list[int]) -> list[Entry]:
+            made = []
+            for first in range(0, len(places), TEXTS_AT_ONCE):
+                cond = self._encode_text([captions[place] for place in places[first : first + TEXTS_AT_ONCE]])
+                for i in range(len(cond)):
+                    pooled = {} if cond.pooled_BD is None else {"pooled": cond.pooled_BD[i]}
+                    made.append({"tokens": cond.tokens_BLD[i], **pooled})
+            return made
+
+        entries = self._texts.get([key("caption", caption) for caption in captions], make)
+        pooled = [entry["pooled"] for entry in entries if "pooled" in entry]
+        return Cond(torch.stack([entry["tokens"] for entry in entries]), torch.stack(pooled) if pooled else None)
+
+    @property
+    def full(self) -> bool:
+        """Whether the cache has reached its limit: what is new is encoded again each time."""
+        return self._latents.full or self._texts.full
+
+    def flush(self) -> None:
+        """Write what is new to disk."""
+        self._latents.flush()
+        self._texts.flush()
+
+    def refresh(self) -> None:
+        """Take in what other processes have written."""
+        self._latents.refresh()
+        self._texts.refresh()

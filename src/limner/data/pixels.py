@@ -1,0 +1,165 @@
+"""One record, seen one way, as tensors: its picture, its condition, where it counts; and their keys in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from limner.data import prepare, views
+from limner.data.cache import KEY_BYTES, Entry, Shelf, key
+from limner.data.captions import Captioner
+from limner.data.condition import Condition
+from limner.data.prepare import Style, View
+from limner.data.views import Augment
+from limner.errors import DataError
+from limner.types import File, Sample
+
+# What a pair's other half is -> how it is read.
+SOURCES: dict[str, Callable[..., Tensor]] = {
+    "picture": prepare.picture,
+    "labels": prepare.labels,
+    "normals": prepare.normals,
+    "depth": prepare.depth,
+}
+NO_JITTER = View(1, 1).jitter
+REMEMBERED = 2**17
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How records become tensors.
+
+    image_px: side of the square pictures. condition_px: side of the condition of such a square (of others in
+    proportion), None where the method takes none. condition: None reads the pair's source, else it is computed from
+    the picture. masked: 'off', or what says where a picture counts: the data's 'mask' or its own 'alpha'.
+    """
+
+    image_px: int
+    condition_px: int | None = None
+    condition: Condition | None = None
+    source_kind: str = "picture"
+    style: Style = field(default_factory=Style)
+    augment: Augment = field(default_factory=Augment)
+    captioner: Captioner = field(default_factory=Captioner)
+    flip: bool = False
+    masked: str = "off"
+    unmasked_weight: float = 0.0
+
+    def upright(self) -> Recipe:
+        """The same without anything random: for held-out pictures."""
+        plain = replace(self.augment, rotate_degrees=0.0, jitter=0.0, num_views=1)
+        plain = replace(plain, crop="centre") if plain.crop == "random" else plain
+        captioner = replace(self.captioner, shuffle_tags=False, tag_dropout=0.0)
+        return replace(self, augment=plain, captioner=captioner, flip=False)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A record as one place of a run sees it: which of its views, mirrored or not, at which size."""
+
+    sample: Sample
+    number: int
+    flip: bool
+    width_px: int
+    height_px: int
+
+
+class Pixels:
+    """Reads what looks need. Conditions that are computed, and weights, are kept on a shelf."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.shelf = Shelf("pictures", "1")
+        self._digests: dict[Hashable, bytes] = {}
+        self._views: dict[Hashable, View] = {}
+
+    def digest(self, file: File) -> bytes:
+        """Of a file's bytes.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return _remember(self._digests, str(file), lambda: _digest(file))
+
+    def view(self, look: Look) -> View:
+        """Where this look cuts and turns the picture."""
+        size, image, mask = (look.width_px, look.height_px), look.sample.image, look.sample.mask
+
+        def draw() -> View:  # which may have to look for the subject
+            return views.draw(self.recipe.augment, *size, self.digest(image), look.number, image, mask)
+
+        return replace(_remember(self._views, (str(image), look.number, size), draw), flip=look.flip)
+
+    def picture_key(self, look: Look) -> bytes:
+        """Of what ``picture`` gives."""
+        return key(self.digest(look.sample.image), self.view(look).text(), self.recipe.style.text())
+
+    def picture(self, look: Look) -> Tensor:
+        """uint8 CHW."""
+        return prepare.picture(look.sample.image, self.view(look), self.recipe.style)
+
+    def condition(self, look: Look) -> Tensor:
+        """The condition picture, float CHW in [-1, 1]."""
+        recipe, sample = self.recipe, look.sample
+        assert recipe.condition_px is not None
+        scale = recipe.condition_px / recipe.image_px
+        size = {"width_px": round(look.width_px * scale), "height_px": round(look.height_px * scale)}
+        view = replace(self.view(look), **size)
+        if recipe.condition is None:
+            assert sample.source is not None  # samples without one have been refused
+            view = replace(view, jitter=NO_JITTER)
+            style = {"style": recipe.style} if recipe.source_kind == "picture" else {}
+            return prepare.to_float(SOURCES[recipe.source_kind](sample.source, view, **style))
+        image_key = self.digest(sample.image)
+        wanted = key("condition", image_key, view.text(), recipe.style.text(), recipe.condition.text)
+        [entry] = self.shelf.get([wanted], lambda _: [self._compute(sample.image, image_key, view)])
+        return prepare.to_float(entry["plane"]).expand(3, -1, -1)
+
+    def _compute(self, file: File, image_key: bytes, view: View) -> Entry:
+        """A computed condition as uint8; one plane where the three are equal."""
+        condition = self.recipe.condition
+        assert condition is not None
+        x_BCHW = prepare.to_float(prepare.picture(file, view, self.recipe.style))[None]
+        alpha_B1HW = prepare.alpha(file, view)[None] / 255 if condition.wants_alpha else None
+        made_CHW = condition(x_BCHW, alpha_B1HW, seed=int.from_bytes(image_key[:4], "big"))[0]
+        planes = ((made_CHW + 1) * 127.5).round().clamp(0, 255).byte()
+        return {"plane": planes[:1] if (planes == planes[:1]).all() else planes}
+
+    def weight(self, look: Look, grid_HW: tuple[int, int]) -> Tensor:
+        """How much each cell of the latent grid counts, float 1HW in [unmasked_weight, 1]."""
+        recipe, sample = self.recipe, look.sample
+        view, file = self.view(look), sample.mask if recipe.masked == "mask" else sample.image
+        assert file is not None  # samples without a mask have been refused
+        read = prepare.mask if recipe.masked == "mask" else prepare.alpha
+        wanted = key("weight", recipe.masked, self.digest(file), view.text(), repr(grid_HW))
+
+        def make(_: list[int]) -> list[Entry]:
+            return [{"plane": F.adaptive_avg_pool2d(read(file, view).float(), grid_HW).round().byte()}]
+
+        [entry] = self.shelf.get([wanted], make)
+        return recipe.unmasked_weight + (1 - recipe.unmasked_weight) * (entry["plane"].float() / 255)
+
+
+def _remember(memory: dict[Hashable, T], name: Hashable, make: Callable[[], T]) -> T:
+    """What was made under this name before, if it is among the hundred thousand made last."""
+    if name not in memory:
+        if len(memory) >= REMEMBERED:
+            memory.pop(next(iter(memory)), None)
+        memory[name] = make()
+    return memory[name]
+
+
+def _digest(file: File) -> bytes:
+    try:
+        return hashlib.sha256(file.read_bytes()).digest()[:KEY_BYTES]
+    except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file} cannot be read: {error}.", "replace the file or move it away") from None

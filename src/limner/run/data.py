@@ -1,0 +1,156 @@
+"""What a configuration says of data, made real: which records, in which buckets, and how they become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageColor
+
+from limner import find
+from limner.config import MethodConfig, TranslateConfig
+from limner.data import prepare
+from limner.data.buckets import Bucket, assign
+from limner.data.buckets import make as make_buckets
+from limner.data.captions import Captioner
+from limner.data.condition import Condition, bind
+from limner.data.order import Streamed
+from limner.data.pixels import Recipe
+from limner.data.prepare import Style
+from limner.data.read import read, stream
+from limner.data.records import Subset, splits
+from limner.data.views import Augment
+from limner.errors import ConfigError, DataError
+from limner.types import Sample
+
+Groups = list[tuple[Bucket, np.ndarray]]
+
+
+def load_splits(
+    config: MethodConfig, image_px: int, multiple_px: int
+) -> tuple[Subset | Streamed, Sequence[Sample], Sequence[Sample], Groups]:
+    """(training, held-out for choosing the best, held-out for the report, the training pictures by bucket).
+
+    Raises:
+        DataError: it cannot be read, or holds nothing to train on.
+        ConfigError: sizes that the prior cannot take, or a choice that a stream does not allow.
+    """
+    if config.stream:
+        if config.aspect == "buckets" or config.fraction < 1 or config.resolutions_px:
+            raise ConfigError(
+                "aspect, fraction and resolutions_px need records that can be numbered.", "leave out these, or stream"
+            )
+        records = Streamed(stream(config.data), config.seed)
+        return records, records.held_out, records.held_out, []
+    parts = splits(load_data(config.data))
+    num = len(parts["train"])
+    if not num:
+        raise DataError(f"{config.data} has no training pictures.", "set split to 'train' for some of them")
+    # Evenly spaced over the names, which says nothing about content; the same pictures for every seed.
+    few = max(1, round(config.fraction * num))
+    training = parts["train"].take(np.arange(few) * num // few)
+    held_out = parts["validation"] if len(parts["validation"]) else parts["train"].take(slice(32))
+    test = parts["test"] if len(parts["test"]) else held_out
+    return training, held_out, test, _groups(training, config, image_px, multiple_px)
+
+
+def _groups(training: Subset, config: MethodConfig, image_px: int, multiple_px: int) -> Groups:
+    """Which pictures are cut to which size."""
+    resolutions_px = config.resolutions_px or (image_px,)
+    if wrong := [side for side in resolutions_px if side < multiple_px or side % multiple_px]:
+        raise ConfigError(
+            f"resolutions_px: {wrong[0]} is no multiple of {multiple_px}.",
+            f"the prior '{config.prior}' takes sides that are",
+        )
+    if config.aspect == "square" and len(resolutions_px) == 1:
+        return [(Bucket(resolutions_px[0], resolutions_px[0]), np.arange(len(training)))]
+    shapes = [Bucket(side, side) for side in resolutions_px]
+    if config.aspect == "buckets":
+        shapes = make_buckets(resolutions_px, multiple_px)
+    sizes_N2 = np.array([prepare.size(sample.image) for sample in training])
+    table = assign(sizes_N2, shapes, resolutions_px)
+    return [(bucket, numbers_N) for bucket, numbers_N in table.groups if len(numbers_N)]
+
+
+def recipe_of(config: MethodConfig, image_px: int, condition_px: int | None) -> Recipe:
+    """What the configuration says of how records become tensors.
+
+    Raises:
+        ConfigError: a colour, a template or a condition's option that cannot be.
+    """
+    return Recipe(
+        image_px=image_px,
+        condition_px=condition_px,
+        condition=computed_condition(config),
+        source_kind=config.source_kind if isinstance(config, TranslateConfig) else "picture",
+        style=Style(
+            background=colour(config.background),
+            grey=config.grey,
+            resample=config.resample,
+            linear_light=config.linear_light,
+        ),
+        augment=Augment(
+            crop=config.crop, rotate_degrees=config.rotate_degrees, jitter=config.jitter, num_views=config.views
+        ),
+        captioner=Captioner(
+            caption_from=config.caption_from,
+            caption_template=config.caption_template,
+            trigger=config.trigger,
+            class_word=config.class_word,
+            shuffle_tags=config.shuffle_tags,
+            tag_dropout=config.tag_dropout,
+            keep_tags=config.keep_tags,
+        ),
+        flip=config.flip,
+        masked=config.masked_loss,
+        unmasked_weight=config.unmasked_weight,
+    )
+
+
+def colour(name: str) -> tuple[int, int, int]:
+    """A colour's name or #rrggbb as red, green, blue in 0..255.
+
+    Raises:
+        ConfigError: no colour of that name.
+    """
+    try:
+        return ImageColor.getrgb(name)[:3]  # type: ignore[return-value]
+    except ValueError:
+        raise ConfigError(f"background '{name}' is no colour.", "such as white, black or #ff8800") from None
+
+
+def computed_condition(config: MethodConfig) -> Condition | None:
+    """What makes condition pictures from pictures; None where the data brings them."""
+    if not isinstance(config, TranslateConfig) or config.condition == "source":
+        return None
+    return bind(config.condition, config.condition_options)
+
+
+def load_data(name: str) -> Sequence[Sample]:
+    """A built-in data set by name (``NAME`` or ``NAME:VARIANT``), else a folder, zip, table or shards."""
+    known, (own, _, variant) = find.names("data set"), name.partition(":")
+    if own in known:
+        return find.load("data set", own)(*filter(None, [variant]))
+    try:
+        return read(name)
+    except DataError as error:
+        if not Path(name).exists() and own != "hub":
+            hint = f"give a folder, a zip, shards, a table, or a built-in name ({', '.join(known)})"
+            raise DataError(str(error), hint) from None
+        raise
+
+
+def refuse(samples: Iterable[Sample], config: MethodConfig, recipe: Recipe) -> None:
+    """Records that this method cannot learn from, before any compute is spent."""
+    needs_source = isinstance(config, TranslateConfig) and config.condition == "source"
+    for sample in samples:
+        if needs_source and sample.source is None:
+            raise DataError(
+                f"{sample.image} has no source picture beside it.",
+                "give pairs (source/ and target/ with equal names), or a computed condition: --condition edges",
+            )
+        if recipe.condition_px is None and not recipe.captioner.caption(sample, 0):
+            raise DataError(f"{sample.image} has no caption.", "write one into a .txt file of the same name beside it")
+        if config.masked_loss == "mask" and sample.mask is None:
+            raise DataError(f"{sample.image} has no mask.", "add mask/ beside source/ and target/, or masked_loss=off")
