@@ -101,7 +101,7 @@ def bind(name: str, options: Mapping[str, Any] | None = None) -> Condition:
 
 def _typed(name: str, option: str, value: Any, default: Any) -> Any:
     """A value, maybe written as text, as the type of the default; a whole number will do for a fraction."""
-    kind = str if default is None else type(default)
+    kind: Any = str if default is None else type(default)
     try:
         if kind is bool:
             return WORDS[str(value).lower()]
