@@ -1,142 +1,207 @@
-"""From a folder, or a zip of one, to samples. Three layouts, in this order of precedence:
+"""From a name to records. What may be given, and what a folder may hold, in this order of precedence:
 
-    metadata.jsonl   one JSON object a line: file_name, and optionally caption (or text), source, split
-    source/ target/  two folders of pictures with equal names, and optional .txt captions beside the targets
-    *.png ...        a folder of pictures, each with an optional .txt caption of the same name
+    a folder, or a zip of one     metadata.jsonl | metadata.csv | metadata.parquet   a row a picture: see ``fields.py``
+                                  train/ validation/ (or val/) test/                 each a folder of any kind here
+                                  source/ target/ (mask/)                            pairs: see ``folder.py``
+                                  pictures, named *_source, *_target or not          see ``folder.py``
+                                  *.tar, else *.parquet                              see ``shards.py``, ``parquet.py``
+    such a file itself            photos/metadata.csv, photos/my_captions.jsonl, shard.tar, rows.parquet
+    several of them               shards/{000..012}.tar, data/train-*.parquet
+    hub:OWNER/NAME[:CONFIG]       a data set of the Hugging Face hub, through ``datasets``
 
-Order is by name, never by what the file system happens to say. Pictures of the training split are kept for validation
-(one in ten, at most 32) where the data does not say which; the choice depends on the names alone.
+Order never depends on the file system: files that list pictures keep their order, all else is sorted by relative path.
+``read`` looks at every record once, before any training, so that a bad one is named at once; it opens no picture, only
+asks whether it is there. Then it holds an index of a few bytes a record, and makes each sample when it is asked for.
+``stream`` looks at nothing in advance: errors come with their records.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zipfile
-from collections.abc import Iterator
-from dataclasses import replace
-from importlib.resources.abc import Traversable
+import difflib
+import functools
+import glob
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from limner.data import folder, hub, metadata, parquet, shards
+from limner.data.fields import SPLIT_FOLDERS
+from limner.data.files import PICTURES, Folder, Tree, open_zip
+from limner.data.index import Joined, Renamed, Shard, Shuffled, Strings, renamed
+from limner.data.records import Stream
 from limner.errors import DataError
 from limner.types import Sample
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-SPLITS = ("train", "validation", "test")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TABLES = (".jsonl", ".csv")
+TARS = (".tar", *shards.COMPRESSED)
 
 
-def read(root: str | Path) -> list[Sample]:
-    """All samples of a folder or a zip of one, sorted by key.
+def read(name: str | Path) -> Sequence[Sample]:
+    """All records of a folder, a zip, files, or a data set of the hub, by number.
 
     Raises:
-        DataError: nothing there, no pictures, halves of pairs missing, metadata that cannot be read.
+        DataError: nothing there, no pictures, halves of pairs missing, a list of pictures that is wrong.
     """
-    path = Path(root)
-    if not path.exists():
-        raise DataError(f"{path} does not exist.", "give a folder, a zip of one, or a name from 'limner list'")
-    folder = _open(path)
-    if (folder / "metadata.jsonl").is_file():
-        samples = list(_from_metadata(folder))
-    elif (folder / "target").is_dir() or (folder / "source").is_dir():
-        samples = list(_from_pairs(folder))
-    else:
-        samples = [_sample(name, file, None) for name, file in _pictures(folder).items()]
-    if not samples:
-        raise DataError(f"{path} holds no pictures.", "known kinds: " + ", ".join(sorted(SUFFIXES)))
-    return _with_validation(sorted(samples, key=lambda sample: sample.key))
+    if str(name).startswith("hub:"):
+        return hub.read_hub(str(name).removeprefix("hub:"))
+    records = _records(_find(name))
+    if not len(records):
+        raise DataError(f"{name} holds no pictures.", "known kinds: " + ", ".join(sorted(PICTURES)))
+    return records
 
 
-def _open(path: Path) -> Traversable:
-    if path.is_dir():
-        return path
-    try:
-        inside = zipfile.Path(zipfile.ZipFile(path))
-        tops = [top for top in inside.iterdir() if top.name != "__MACOSX"]
-        # Many programs put the zipped folder itself at the top.
-        return tops[0] if len(tops) == 1 and tops[0].is_dir() else inside  # type: ignore[return-value]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is neither a folder nor a zip: {error}.", "give the folder of pictures") from None
+def stream(name: str | Path) -> Stream:
+    """The same, in an order drawn by a seed and never by number: for tars, parquet, jsonl, csv, and the hub.
+
+    Raises:
+        DataError: nothing there, or nothing that can be streamed.
+    """
+    if str(name).startswith("hub:"):
+        return Shuffled(hub.shards_of(str(name).removeprefix("hub:")))
+    return Shuffled(_shards(_find(name)))
 
 
-def _from_metadata(folder: Traversable) -> Iterator[Sample]:
-    file = folder / "metadata.jsonl"
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8: {error}.", "save it as UTF-8") from None
-    seen: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name = row.pop("file_name")
-            if not all(isinstance(row.get(key, ""), str) for key in ("source", "caption", "text", "split")):
-                raise TypeError("source, caption and split are strings")
-            if not isinstance(name, str):
-                raise TypeError("file_name is a string")
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+@dataclass(frozen=True)
+class Found:
+    """One thing that can be read: its kind, where it lies, and its files."""
+
+    kind: str  # "metadata", "splits", "pairs", "pictures", "tar", "parquet"
+    tree: Tree
+    files: Sequence[str] = ()
+
+    def paths(self) -> list[Path]:
+        if not isinstance(self.tree, Folder):
             raise DataError(
-                f"{file}, line {number}: {error if str(error) else type(error).__name__}.",
-                'each line is a JSON object such as {"file_name": "fox.png", "caption": "a fox"}',
-            ) from None
-        if name in seen:
-            raise DataError(f"{file}, line {number}: {name} is listed twice.", "keep one of the two lines")
-        seen.add(name)
-        source, split = row.pop("source", None), row.pop("split", "train")
-        if split not in SPLITS:
-            raise DataError(f"{file}, line {number}: split '{split}'.", "known: " + ", ".join(SPLITS))
-        caption = row.pop("caption", None) or row.pop("text", None) or ""
-        for half in filter(None, (name, source)):
-            if not folder.joinpath(half).is_file():
-                raise DataError(f"{file}, line {number}: {half} does not exist.", "add the file or drop the line")
-        picture = folder.joinpath(name)
-        yield Sample(name, caption, picture, folder.joinpath(source) if source else None, split, row)
+                f"{self.tree} holds {self.files[0]}, which is not read from within a zip.", "unpack the zip"
+            )
+        return [Path(str(self.tree.file(file))) for file in self.files]
 
 
-def _from_pairs(folder: Traversable) -> Iterator[Sample]:
-    halves = {}
-    for name in ("source", "target"):
-        if not (folder / name).is_dir():
-            raise DataError(f"{folder} has no folder {name}/.", "pairs lie in source/ and target/, under equal names")
-        halves[name] = _pictures(folder / name)
-    alone = sorted(halves["source"].keys() ^ halves["target"].keys())
-    if alone:
-        side = "source" if alone[0] in halves["source"] else "target"
-        raise DataError(
-            f"{folder}: {len(alone)} pictures have no other half, first {side}/{halves[side][alone[0]].name}.",
-            "give both halves the same name, or move the single ones away",
-        )
-    for name, picture in halves["target"].items():
-        yield _sample(name, picture, halves["source"][name])
+def _records(found: Found) -> Sequence[Sample]:
+    match found.kind:
+        case "metadata":
+            return metadata.Table(found.tree, found.files[0])
+        case "splits":
+            parts = ((part, found.tree.folder(part)) for part in found.files)
+            return Joined([Renamed(_records(_look(tree)), part, SPLIT_FOLDERS[part]) for part, tree in parts if tree])
+        case "pairs":
+            return folder.pairs(found.tree)
+        case "pictures":
+            return folder.pictures(found.tree, found.files)
+        case "tar":
+            return shards.Shards(found.paths())
+        case _:
+            return parquet.read_parquet(found.paths())
 
 
-def _pictures(folder: Traversable) -> dict[str, Traversable]:
-    found: dict[str, Traversable] = {}
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        stem, dot, suffix = file.name.rpartition(".")
-        if f"{dot}{suffix}".lower() not in SUFFIXES or not file.is_file():
-            continue
-        if stem in found:
-            raise DataError(f"{folder}: {found[stem].name} and {file.name} share a name.", "rename one of them")
-        found[stem] = file
-    return found
+def _shards(found: Found) -> list[Shard]:
+    match found.kind:
+        case "metadata":
+            return metadata.shards_of(found.tree, found.files[0])
+        case "splits":
+            parts = [(part, tree) for part in found.files if (tree := found.tree.folder(part))]
+            return [functools.partial(_part, shard, part) for part, tree in parts for shard in _shards(_look(tree))]
+        case "tar":
+            return shards.shards_of(found.paths())
+        case "parquet":
+            return parquet.shards_of(found.paths())
+        case _:
+            hint = "read it by number, without streaming; or list its pictures in metadata.jsonl"
+            raise DataError(f"{found.tree} is a folder of pictures: there is nothing to stream.", hint)
 
 
-def _sample(name: str, picture: Traversable, source: Traversable | None) -> Sample:
-    # zipfile.Path offers .parent; Traversable's protocol does not name it, though every implementation has it.
-    sidecar = picture.parent / f"{name}.txt"  # type: ignore[attr-defined]
-    try:
-        caption = sidecar.read_text(encoding="utf-8-sig").strip() if sidecar.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise DataError(f"{sidecar} is not UTF-8: {error}.", "save it as UTF-8") from None
-    return Sample(name, caption, picture, source)
+def _part(shard: Shard, name: str) -> Iterator[Sample]:
+    return renamed(shard(), name, SPLIT_FOLDERS[name])
 
 
-def _with_validation(samples: list[Sample]) -> list[Sample]:
-    train = [sample for sample in samples if sample.split == "train"]
-    if any(sample.split == "validation" for sample in samples) or len(train) < 10:
-        return samples
-    order = sorted(train, key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
-    kept = {sample.key for sample in order[: min(32, len(train) // 10)]}
-    return [replace(sample, split="validation") if sample.key in kept else sample for sample in samples]
+def _find(name: str | Path) -> Found:
+    """What a name stands for on this machine."""
+    paths = _expand(str(name))
+    if len(paths) == 1 and paths[0].is_dir():
+        return _look(Folder(paths[0]))
+    kinds = {_kind(path) for path in paths}
+    if len(kinds) > 1 or (len(paths) > 1 and kinds.isdisjoint(("tar", "parquet"))):
+        raise DataError(f"{name} means several files that are not all tars or all parquet.", "give one kind of file")
+    kind = kinds.pop()
+    if kind == "zip":
+        return _look(open_zip(paths[0]))
+    if len(paths) == 1:
+        return Found(kind, Folder(paths[0].parent), [paths[0].name])
+    return Found(kind, Folder(Path()), [str(path) for path in paths])
+
+
+def _look(tree: Tree) -> Found:
+    """What a folder holds."""
+    lists = [name for name in METADATA if tree.has(name)]
+    if len(lists) > 1:
+        raise DataError(f"{tree} has both {lists[0]} and {lists[1]}.", "keep one, or give the path of the one you mean")
+    if lists:
+        return Found(_kind(Path(lists[0])), tree, lists)
+    if tree.folder("source") or tree.folder("target"):
+        return Found("pairs", tree)
+    parts = [part for part in SPLIT_FOLDERS if tree.folder(part)]
+    pictures, others = Strings(), []
+    for path in tree.paths():
+        if folder.is_picture(path):
+            pictures.append(path)
+        elif path.lower().endswith((*TARS, ".parquet")) or Path(path).name in METADATA:
+            others.append(path)
+    if parts:
+        outside = (path for path in itertools.chain(pictures, others) if path.partition("/")[0] not in SPLIT_FOLDERS)
+        if stray := next(outside, None):
+            raise DataError(f"{tree} has {parts[0]}/ and, outside of it, {stray}.", "move it into one of the splits")
+        return Found("splits", tree, parts)
+    if nested := next((path for path in others if Path(path).name in METADATA), None):
+        raise DataError(f"{tree} has a list of pictures further down, {nested}.", "give the folder that it lies in")
+    if len(pictures):
+        return Found("pictures", tree, pictures)
+    tars = [path for path in others if not path.lower().endswith(".parquet")]
+    return Found("tar" if tars else "parquet", tree, tars or others) if others else Found("pictures", tree, pictures)
+
+
+def _kind(path: Path) -> str:
+    name = path.name.lower()
+    return next(
+        (
+            kind
+            for kind, endings in (("metadata", TABLES), ("tar", TARS), ("parquet", (".parquet",)))
+            if name.endswith(endings)
+        ),
+        "zip",
+    )
+
+
+def _expand(name: str) -> list[Path]:
+    """The path that a name is; else the files that a pattern with {000..012}, {a,b}, *, ? or [] means, sorted."""
+    if Path(name).exists():
+        return [Path(name)]
+    found: list[Path] = []
+    for path in _braces(name):
+        some = sorted(map(Path, glob.iglob(path, recursive=True))) if glob.has_magic(path) else [Path(path)]  # noqa: PTH207
+        if not some or not some[0].exists():
+            raise _missing(Path(path))
+        found += some
+    return sorted(set(found), key=lambda path: path.as_posix())
+
+
+def _braces(name: str) -> list[str]:
+    inside = re.search(r"\{([^{}]*)\}", name)
+    if not inside:
+        return [name]
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside[1])
+    if numbers:
+        first, last = numbers.groups()
+        words = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        words = inside[1].split(",")
+    return [path for word in words for path in _braces(name[: inside.start()] + word + name[inside.end() :])]
+
+
+def _missing(path: Path) -> DataError:
+    siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, sorted(siblings), n=1)
+    known = "give a folder, a zip of one, or a name from 'limner list'"
+    return DataError(f"{path} does not exist.", f"did you mean '{path.parent / near[0]}'?" if near else known)
