@@ -11,10 +11,9 @@ from PIL import Image, ImageDraw
 
 from limner import find
 from limner.cli.condition import condition
-from limner.cli.main import app, main
+from limner.cli.main import main
 from limner.data.condition import bind
 
-app.add_command(condition)
 
 
 @pytest.fixture
