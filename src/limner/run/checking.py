@@ -1,0 +1,152 @@
+"""``limner check``: what a method and a prior, by name, ask of data; and a data set held against that."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner.config import MethodConfig, TranslateConfig, read_yaml
+from limner.config import resolve as resolve_config
+from limner.data.buckets import Bucket
+from limner.data.buckets import make as make_buckets
+from limner.data.check import Audit, audit, numbers
+from limner.data.examine import Rules, Tokens
+from limner.data.findings import Needs, refused
+from limner.data.read import stream
+from limner.data.records import Stream
+from limner.data.strays import alone, rescue, tree_of
+from limner.errors import ConfigError, DataError
+from limner.priors.base import Prior
+from limner.run.data import load_data, recipe_of
+from limner.run.job import build_method, load_prior, resolve
+from limner.train import progress
+from limner.types import Sample
+
+Data = Sequence[Sample] | Stream
+
+
+def resolve_check(method: str | None, flags: dict[str, Any], file: Path | None = None) -> MethodConfig:
+    """The configuration that data are checked for; without a method, only what all methods have in common.
+
+    Raises:
+        ConfigError: as for training.
+    """
+    method = method or (read_yaml(file).get("method") if file else None)
+    return resolve(method, flags, file) if method else resolve_config(MethodConfig, {**flags, "method": ""}, file)
+
+
+def check(config: MethodConfig, limit: int | None = None, shown: bool = False) -> tuple[Audit, Data]:
+    """The audit of a configuration's data, and the data.
+
+    Args:
+        config: of a run; one without a method asks for nothing but pictures that can be read.
+        limit: look at no more than so many records.
+        shown: whether there is a progress bar.
+
+    Raises:
+        ConfigError: what training would refuse of the configuration itself.
+    """
+    rules = rules_of(config)
+    try:
+        data: Data = stream(config.data) if config.stream else load_data(config.data)
+    except DataError as error:
+        return _rescued(config.data, error, rules, limit)
+    num = len(numbers(len(data), limit)) if isinstance(data, Sequence) else limit or 0
+    tree = None if config.stream or limit else tree_of(config.data)
+    with progress.bar("looking at pictures", num, 0, 1, shown) as advance:
+        return audit(config.data, data, rules, limit, advance, tree), data
+
+
+def _rescued(name: str, error: DataError, rules: Rules, limit: int | None) -> tuple[Audit, Data]:
+    """Why the data cannot be read, and what else is wrong with the pictures in it."""
+    tree = tree_of(name)
+    try:
+        pictures = rescue(tree) if tree else []
+        lone = list(alone(tree)) if tree else []
+    except DataError:
+        pictures, lone = [], []
+    result = audit(name, pictures, rules, limit)
+    first = refused(error)
+    result.findings = [
+        *([first] if first.code != "half-missing" or not lone else lone),
+        *(finding for finding in result.findings if finding.code not in ("no-caption", "no-source", "no-mask")),
+    ]
+    return result, pictures
+
+
+def rules_of(config: MethodConfig) -> Rules:
+    """What a run of this configuration would do with its data; loads the prior.
+
+    Raises:
+        ConfigError: a combination that training refuses.
+    """
+    if config.method:
+        method = build_method(config, torch.device("cpu"))
+        prior, condition_px = method.prior, method.condition_px
+        if config.aspect == "buckets" and method.square_only:
+            raise ConfigError(f"{config.method} takes square pictures only.", "leave aspect at square, or take concat")
+    else:
+        prior, condition_px = load_prior(config.prior), None
+    buckets, resolutions_px = sizes_of(config, prior.image_px, prior.multiple_px)
+    needs = needs_of(config, condition_px) if config.method else Needs()
+    return Rules(
+        recipe=recipe_of(config, prior.image_px, condition_px),
+        needs=needs,
+        uses_sources=needs.source or not config.method,
+        uses_masks=needs.mask or not config.method,
+        buckets=buckets,
+        resolutions_px=resolutions_px,
+        batch_size=config.batch_size,
+        tokens=tokens_of(prior),
+    )
+
+
+def needs_of(config: MethodConfig, condition_px: int | None) -> Needs:
+    """What every record must have; ``condition_px`` is the method's, None where it takes no condition picture."""
+    return Needs(
+        source=isinstance(config, TranslateConfig) and config.condition == "source",
+        caption=condition_px is None,
+        mask=config.masked_loss == "mask",
+    )
+
+
+def sizes_of(config: MethodConfig, image_px: int, multiple_px: int) -> tuple[list[Bucket], tuple[int, ...]]:
+    """The sizes that pictures are cut to, and the resolutions they stand for.
+
+    Raises:
+        ConfigError: a size that the prior cannot take.
+    """
+    resolutions_px = config.resolutions_px or (image_px,)
+    if wrong := [side for side in resolutions_px if side < multiple_px or side % multiple_px]:
+        raise ConfigError(
+            f"resolutions_px: {wrong[0]} is no multiple of {multiple_px}.",
+            f"the prior '{config.prior}' takes sides that are",
+        )
+    if config.aspect == "buckets":
+        return make_buckets(resolutions_px, multiple_px), resolutions_px
+    return [Bucket(side, side) for side in resolutions_px], resolutions_px
+
+
+def tokens_of(prior: Prior) -> Callable[[str], Tokens] | None:
+    """How the prior's tokenizer reads captions; None where the prior has none to ask."""
+    tokenizer = vars(prior).get("tokenizer")
+    if tokenizer is None:
+        return None
+    lock = threading.Lock()  # a tokenizer keeps its settings within itself
+    room = prior.num_tokens - tokenizer.num_special_tokens_to_add()
+
+    def read(caption: str) -> Tokens:
+        with lock:
+            read = tokenizer(caption, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        starts = [start for start, _ in read.offset_mapping]
+        if len(starts) <= room:
+            return Tokens(len(starts), room, "")
+        before = caption[: starts[room]]
+        within_word = before[-1:].isalnum() and caption[starts[room]].isalnum()
+        return Tokens(len(starts), room, caption[before.rfind(" ") + 1 if within_word else len(before) :].strip())
+
+    return read
