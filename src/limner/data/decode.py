@@ -6,6 +6,7 @@ The header is judged before any pixel is decoded, so that a small file that clai
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import warnings
@@ -31,6 +32,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 MIRRORS_X, MIRRORS_Y, SWAPS = (2, 3, 6, 7), (3, 4, 7, 8), (5, 6, 7, 8)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of damaged files, it also raises
 HUSH = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 PNG_LATE = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # orientation may be told after the pixels
 

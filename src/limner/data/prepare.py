@@ -7,8 +7,9 @@ lies on all of them alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,6 +50,9 @@ class Style:
 
 PLAIN = Style()
 NO_JITTER = View(1, 1).jitter
+# Linear light in [0, 1] of each level of sRGB (IEC 61966-2-1).
+CODE = np.arange(256) / 255
+LIGHT = np.where(CODE <= 0.04045, CODE / 12.92, ((CODE + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def open_picture(file: File) -> Image.Image:
@@ -67,12 +71,10 @@ def picture(file: File, view: View, style: Style = PLAIN) -> Tensor:
     Raises:
         DataError: as ``open_picture``.
     """
-    decoded = decode(file, lambda *whole_px: geometry.needed_px(view, *whole_px))
+    # Decoding at a fraction takes means in gamma.
+    decoded = decode(file) if style.linear_light else decode(file, partial(geometry.needed_px, view))
     shown = _on_background(colour.to_srgb(decoded.picture, file), style.background)
-    decoded = Decoded(shown, decoded.extent)
-    x_CHW = geometry.cut_fast(decoded, view) if style.resample == "lanczos" and not style.linear_light else None
-    if x_CHW is None:
-        x_CHW = _tensor(geometry.cut(decoded, view, RESAMPLE[style.resample]))
+    x_CHW = _scaled(Decoded(shown, decoded.extent), view, style)
     if view.jitter != NO_JITTER or style.grey:
         x_CHW = _tensor(_coloured(Image.fromarray(x_CHW.permute(1, 2, 0).numpy()), view, style))
     return x_CHW
@@ -84,7 +86,7 @@ def alpha(file: File, view: View) -> Tensor:
     Raises:
         DataError: as ``open_picture``.
     """
-    decoded = decode(file)
+    decoded = decode(file, partial(geometry.needed_px, view))
     opacity = colour.plain(decoded.picture, file)
     if opacity.mode not in ("LA", "RGBA"):
         return torch.full((1, view.height_px, view.width_px), 255, dtype=torch.uint8)
@@ -149,14 +151,14 @@ def depth(file: File, view: View) -> Tensor:
     decoded = decode(file)
     stored = decoded.picture
     if stored.mode in ("I", "F") or stored.mode.startswith("I;16"):
-        distance_HW = np.asarray(stored).astype(np.float32)
+        distance_HW = np.asarray(stored).astype(np.float64)
         known_HW = np.isfinite(distance_HW) & (distance_HW != 0)
         near_HW = -np.where(known_HW, distance_HW, 0)
     else:
         planes_HW3 = np.asarray(colour.plain(stored, file).convert("RGB"))
         if int(np.ptp(planes_HW3, axis=-1).max()) > 16:  # JPEG makes grey a little coloured
             raise DataError(f"{file} is in colour and no depth map.", "save depth as one channel of grey")
-        near_HW, known_HW = planes_HW3[..., 1].astype(np.float32), np.ones(planes_HW3.shape[:2], bool)
+        near_HW, known_HW = planes_HW3[..., 1].astype(np.float64), np.ones(planes_HW3.shape[:2], bool)
     if not known_HW.any():
         return torch.zeros(3, view.height_px, view.width_px, dtype=torch.uint8)
     farthest, nearest = near_HW[known_HW].min(), near_HW[known_HW].max()
@@ -181,12 +183,28 @@ def load(file: File, side_px: int) -> Tensor:
     return to_float(load_uint8(file, side_px))
 
 
+def _scaled(decoded: Decoded, view: View, style: Style) -> Tensor:
+    """What the view shows of an RGB picture, uint8 CHW."""
+    resample = RESAMPLE[style.resample]
+    if style.linear_light:
+        values_HW3 = np.asarray(decoded.picture)
+        planes = _cut_floats((LIGHT[values_HW3[..., i]] for i in range(3)), decoded.extent, view, resample)
+        light_CHW = np.stack(planes).clip(0, 1)
+        code_CHW = np.where(light_CHW <= 0.0031308, 12.92 * light_CHW, 1.055 * light_CHW ** (1 / 2.4) - 0.055)
+        return torch.from_numpy((code_CHW * 255).round().astype(np.uint8))
+    x_CHW = geometry.cut_fast(decoded, view) if resample == Image.Resampling.LANCZOS else None
+    return _tensor(geometry.cut(decoded, view, resample)) if x_CHW is None else x_CHW
+
+
 def _cut_floats(
-    planes: Sequence[np.ndarray], extent: tuple[float, float, float, float], view: View
+    planes: Iterable[np.ndarray],
+    extent: tuple[float, float, float, float],
+    view: View,
+    resample: Image.Resampling = Image.Resampling.BOX,
 ) -> list[np.ndarray]:
     """What the view shows of planes of numbers."""
-    pictures = [Image.fromarray(plane.astype(np.float32)) for plane in planes]
-    return [np.asarray(geometry.cut(Decoded(picture, extent), view, Image.Resampling.BOX)) for picture in pictures]
+    pictures = (Image.fromarray(plane.astype(np.float32)) for plane in planes)
+    return [np.asarray(geometry.cut(Decoded(picture, extent), view, resample)) for picture in pictures]
 
 
 def _coloured(picture: Image.Image, view: View, style: Style) -> Image.Image:
