@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.cli.cache import cache
-from limner.cli.main import app, main
+from limner.cli.main import main
 from limner.data.cache import Shelf, key
 
-app.add_command(cache)
 DAY = 24 * 3600
 
 

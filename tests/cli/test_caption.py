@@ -14,12 +14,10 @@ import tiny
 import tiny_vision
 from PIL import Image
 
-from limner.cli.caption import caption
-from limner.cli.main import app, main
+from limner.cli.main import main
 from limner.data import vision
 from limner.data.read import read
 
-app.add_command(caption)
 NAMES = ["a_red_fox.png", "green_frog-2.png", "two owls.png"]
 
 

@@ -10,10 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from limner import find
-from limner.cli.condition import condition
 from limner.cli.main import main
 from limner.data.condition import bind
-
 
 
 @pytest.fixture

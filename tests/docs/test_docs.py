@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from limner import find
 from limner.cli import flags
 from limner.cli.main import app
+from limner.data.condition import bind
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,18 +26,25 @@ COMMANDS = sorted(
 )
 
 
-def example() -> str:
-    """The method that docs/adding.md shows."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+def example(number: int) -> str:
+    """A file that docs/adding.md shows."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(encoding="utf-8"), re.DOTALL)[number]
 
 
 def test_the_example_method_is_found_by_its_path(tmp_path: Path) -> None:
     from limner.config import resolve
 
     file = tmp_path / "soft.py"
-    file.write_text(example(), encoding="utf-8")
+    file.write_text(example(0), encoding="utf-8")
     method = find.load("method", str(file))
     assert resolve(method.Config, {"method": str(file), "cap": "0.5"}).cap == 0.5
+
+
+def test_the_example_condition_is_found_by_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "threshold.py"
+    file.write_text(example(1), encoding="utf-8")
+    made_BCHW = bind(str(file), {"level": "0.5"})(torch.linspace(-1, 1, 12).view(1, 3, 2, 2))
+    assert set(made_BCHW.flatten().tolist()) == {-1.0}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -19,8 +19,11 @@ import click
 
 from limner import __version__, find
 from limner.cli import flags, show
+from limner.cli.cache import cache
 from limner.cli.caption import caption
+from limner.cli.check import check
 from limner.cli.condition import condition
+from limner.cli.group import Commands
 from limner.errors import ConfigError, LimnerError, did_you_mean
 
 # What a stranger's first run should not be covered with: third parties' progress bars and advice, all of it optional.
@@ -34,17 +37,6 @@ QUIET = {
 # Of limner.sampling, which needs torch; a test keeps the two alike.
 SOLVERS = ("dpmpp_2m", "ddim", "euler")
 GUIDANCE_MODES = ("off", "measured", "independent", "rescale")
-
-
-class Commands(click.Group):
-    """A group that answers a mistyped command with the nearest one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise ConfigError(f"unknown command '{args[0]}'.", did_you_mean(args[0], self.commands))
-        return super().resolve_command(ctx, args)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +75,7 @@ def app() -> None:
     """
 
 
-for command in (caption, condition):
+for command in (cache, caption, check, condition):
     app.add_command(command)
 
 

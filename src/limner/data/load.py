@@ -149,14 +149,16 @@ class Loader:
         if isinstance(self.samples, Streamed):
             return
         done = 0
-        for bucket, numbers_N in zip(self.buckets, self._order.groups, strict=True):
-            for chunk, first in enumerate(range(0, len(numbers_N), CHUNK)):
-                numbers = numbers_N[first : first + CHUNK]
-                if chunk % num_processes == process:
-                    self._encode([self.samples[int(number)] for number in numbers], bucket)
-                done += len(numbers)
-                yield done
-        self.flush()
+        try:
+            for bucket, numbers_N in zip(self.buckets, self._order.groups, strict=True):
+                for chunk, first in enumerate(range(0, len(numbers_N), CHUNK)):
+                    numbers = numbers_N[first : first + CHUNK]
+                    if chunk % num_processes == process:
+                        self._encode([self.samples[int(number)] for number in numbers], bucket)
+                    done += len(numbers)
+                    yield done
+        finally:  # what was encoded before a bad picture, or Ctrl-C, is kept
+            self.flush()
 
     def _encode(self, samples: Sequence[Sample], bucket: Bucket) -> None:
         for sample in samples:
