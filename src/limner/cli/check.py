@@ -124,10 +124,10 @@ def _page(audit: Audit, what_for: str, sheet: Path | None) -> None:
     said = ", ".join(_count(counts[severity], severity) for severity in ("error", "warning") if counts[severity])
     verdict = "training would stop or go wrong" if audit.failed else "ready to train" + " all the same" * bool(said)
     rate = f"{audit.num_records / max(audit.seconds, 1e-9):.0f} records/s"
-    console.print(
-        f"{audit.name} {what_for}: {said or 'nothing wrong'}; {verdict}", style="red" if audit.failed else "green"
-    )
-    console.print(f"looked at {audit.num_records} in {audit.seconds:.1f} s, {rate}" + f"; see {sheet}" * bool(sheet))
+    verdict = f"{audit.name} {what_for}: {said or 'nothing wrong'}; {verdict}"
+    console.print(verdict, style="red" if audit.failed else "green", soft_wrap=True)
+    looked = f"looked at {audit.num_records} in {audit.seconds:.1f} s, {rate}" + f"; see {sheet}" * bool(sheet)
+    console.print(looked, style="dim", soft_wrap=True)
 
 
 def _group(console: Console, group: Sequence[Finding], base: str) -> None:

@@ -80,8 +80,9 @@ def audit(
     start = time.monotonic()
     looked = _look(data, rules, limit, progress)
     found = looked.findings + list(judge.everything(name, looked, rules))
-    if tree is not None and all(looked.names):
-        found += strays(tree, looked.used_N)
+    if tree is not None:
+        # A record that could not be made does not say which files are its own.
+        found += strays(tree, looked.used_N if all(looked.names) else None)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: within, in the order of the records
     seconds = time.monotonic() - start
     return Audit(name, len(looked.row_N), found, summarise(looked, rules), seconds)

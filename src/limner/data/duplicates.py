@@ -82,8 +82,7 @@ def _candidates(point_ND: np.ndarray) -> Iterator[np.ndarray]:
         random = np.random.default_rng(table)
         cells_NK = point_ND @ random.standard_normal((point_ND.shape[1], PROJECTIONS)).astype(np.float32) / WIDTH
         cells_NK = np.floor(cells_NK + random.random(PROJECTIONS, dtype=np.float32)).astype(np.int64)
-        with np.errstate(over="ignore"):
-            cell_N = cells_NK @ random.integers(1, 2**62, PROJECTIONS)  # wraps round: a hash
+        cell_N = cells_NK @ random.integers(1, 2**62, PROJECTIONS)  # wraps round: a hash
         order_N = np.argsort(cell_N, kind="stable")
         cell_N = cell_N[order_N]
         for apart in range(1, WINDOW + 1):

@@ -25,12 +25,12 @@ HANDLED = dict(
     zip(
         KINDS,
         (
-            "CMYK, converted to sRGB",
-            "16 bits a channel, of which the upper 8 are used",
-            "indexed colours",
-            "transparent, laid on the background",
-            "turned upright as EXIF says",
-            "with a colour profile, converted to sRGB",
+            "CMYK (converted to sRGB)",
+            "with 16 bits a channel (the upper 8 count)",
+            "with indexed colours",
+            "transparent (laid on the background)",
+            "turned upright (EXIF)",
+            "with a colour profile (converted to sRGB)",
         ),
         strict=True,
     )

@@ -19,6 +19,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 # What a reader's sentence is about -> its code, which stays when the sentence is put better. The first that fits.
 CODES = (
+    (r"not UTF-8", "not-utf8"),
     (r"cannot be read: |cannot be unpacked|ends within", "unreadable"),
     (r"it is empty", "empty-file"),
     (r"animated", "animated"),
@@ -28,9 +29,9 @@ CODES = (
     (r"colour profile", "colour-profile"),
     (r"32-bit|pixels of the kind", "pixel-kind"),
     (r"cannot be read as a picture", "damaged"),
-    (r"not UTF-8", "not-utf8"),
     (r"no words in its name|caption", "caption"),
     (r"other half", "half-missing"),
+    (r"share a name|is listed twice|two records are called", "same-name"),
     (r"does not exist", "missing-file"),
     (r"holds no pictures|no training pictures|lists no pictures", "no-pictures"),
     (r", line \d+|, record \d+", "metadata"),
@@ -60,10 +61,10 @@ class Finding:
 
 def refused(error: LimnerError, file: str = "", number: int = -1) -> Finding:
     """A reader's error as a finding; ``file`` is what it was about, where the caller knows it."""
-    said = str(error)
+    said = str(error).removesuffix(".")
     file = file or SUBJECT.split(said, maxsplit=1)[0]
     code = next((code for pattern, code in CODES if re.search(pattern, said, re.IGNORECASE)), "unusable")
-    return Finding("error", code, file, said.removeprefix(file).strip(":,. "), error.hint, number)
+    return Finding("error", code, file, said.removeprefix(file).strip(":, "), error.hint, number)
 
 
 @dataclass(frozen=True)

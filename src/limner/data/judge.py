@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,9 @@ from limner.data.buckets import EXTREME_CUT, Table, assign
 from limner.data.examine import CAPTIONED, SIDED, SOURCE_DRAWN, SOURCE_TAKEN, Rules
 from limner.data.findings import Finding, Severity
 from limner.data.index import Strings
+from limner.data.records import SPLITS
 
-TRAIN = 0  # place in SPLITS
+TRAIN = SPLITS.index("train")
 SOME_CUT = 0.1
 MOST, FEW = 0.8, 0.2  # shares of a set that say what the rule is in it, and what the exception
 SHOWN = 5
@@ -99,17 +100,17 @@ def _copy(looked: Looked, code: str, number: int, original: int, rules: Rules) -
     return Finding(severity, code, looked.names[number], cause, remedy, number)
 
 
-def table_of(looked: Looked, rules: Rules) -> tuple[np.ndarray, Table]:
-    """Numbers of the training records that could be read, and which of these goes into which bucket."""
-    number_M = np.flatnonzero(looked.has(facts.READ) & (looked.split_N == TRAIN))
+def table_of(looked: Looked, rules: Rules, splits: Sequence[int]) -> tuple[np.ndarray, Table]:
+    """Numbers of the records of these splits that could be read, and which of these goes into which bucket."""
+    number_M = np.flatnonzero(looked.has(facts.READ) & np.isin(looked.split_N, splits))
     return number_M, assign(looked.row_N["size"][number_M], rules.buckets, rules.resolutions_px)
 
 
 def _sizes(looked: Looked, rules: Rules) -> Iterator[Finding]:
-    """Training pictures of which much is cut off, or that are made larger than they are."""
+    """Pictures of which much is cut off, or that are made larger than they are."""
     if not rules.buckets:
         return
-    number_M, table = table_of(looked, rules)
+    number_M, table = table_of(looked, rules, range(len(SPLITS)))
     square = len({bucket.width_px * bucket.height_px for bucket in rules.buckets}) == len(rules.buckets)
     wider = "train on several shapes: --aspect buckets" if square else "crop it yourself, to what matters"
     for place in np.flatnonzero((table.cut_N > SOME_CUT) | (table.enlarged_N > 1)).tolist():

@@ -34,7 +34,7 @@ def write_sheet(file: Path, audit: Audit, data: Sequence[Sample] | Stream, limit
     chosen = [*said, *rest][:MOST]
     samples = _samples(data, chosen, limit)
     halves = 2 if any(sample and sample.source for sample in samples.values()) else 1
-    cells = [_cell(samples.get(number), *said.get(number, ("", "")), halves) for number in chosen]
+    cells = [_cell(samples.get(number), *said.get(number, ("", "", "")), halves) for number in chosen]
     encoded = io.BytesIO()
     _grid(cells, COLUMNS[halves]).save(encoded, "PNG")
     try:
@@ -43,16 +43,16 @@ def write_sheet(file: Path, audit: Audit, data: Sequence[Sample] | Stream, limit
         raise DataError(f"{file} cannot be written: {error.strerror}.", "give another --sheet") from None
 
 
-def _complaints(audit: Audit) -> dict[int, tuple[str, str]]:
-    """Record -> (severity of its gravest finding, codes of all), a few of each code before more of the same."""
+def _complaints(audit: Audit) -> dict[int, tuple[str, str, str]]:
+    """Record -> (severity of its gravest finding, codes of all, its file), a few of each code before more of it."""
     about = [finding for finding in audit.findings if finding.severity != "note" and finding.number >= 0]
     rank: dict[str, itertools.count[int]] = {}
     order = {finding: next(rank.setdefault(finding.code, itertools.count())) // 8 for finding in about}
     about.sort(key=lambda finding: (finding.severity != "error", order[finding]))
-    said: dict[int, tuple[str, str]] = {}
+    said: dict[int, tuple[str, str, str]] = {}
     for finding in about:
-        severity, codes = said.get(finding.number, (finding.severity, ""))
-        said[finding.number] = (severity, f"{codes}, {finding.code}" if codes else finding.code)
+        severity, codes, _ = said.get(finding.number, (finding.severity, "", ""))
+        said[finding.number] = (severity, f"{codes}, {finding.code}" if codes else finding.code, finding.file)
     return said
 
 
@@ -72,16 +72,16 @@ def _try(make: Callable[[], Sample]) -> Sample | None:
         return None
 
 
-def _cell(sample: Sample | None, severity: str, codes: str, halves: int) -> Image.Image:
+def _cell(sample: Sample | None, severity: str, codes: str, file: str, halves: int) -> Image.Image:
     """One record: its source, its picture, its name and what is to be said of it."""
     width = halves * CELL_PX
     cell = Image.new("RGB", (width + 2 * FRAME_PX, CELL_PX + LINES * LINE_PX + 3 * FRAME_PX), "white")
     draw, font = ImageDraw.Draw(cell), ImageFont.load_default(size=10)
     draw.rectangle((0, 0, cell.width - 1, CELL_PX + 2 * FRAME_PX - 1), COLOURS[severity])
     files = [sample and sample.source, sample and sample.image][2 - halves :]
-    for place, file in enumerate(files):
-        cell.paste(_picture(file), (FRAME_PX + place * CELL_PX, FRAME_PX))
-    name = sample.image.name if sample else "?"
+    for place, half in enumerate(files):
+        cell.paste(_picture(half), (FRAME_PX + place * CELL_PX, FRAME_PX))
+    name = sample.image.name if sample else file.rpartition("/")[2]
     letters = width // 6
     lines = [name if len(name) <= letters else f"{name[: letters // 2 - 1]}…{name[-letters // 2 + 1 :]}"]
     lines += textwrap.wrap(codes or (sample.caption if sample else ""), letters)

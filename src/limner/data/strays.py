@@ -10,7 +10,7 @@ import numpy as np
 
 from limner.data.files import PICTURES, Folder, Tree, open_zip
 from limner.data.findings import Finding
-from limner.data.folder import ROLES
+from limner.data.folder import ROLES, Half, Pictures, is_picture
 from limner.data.index import hashes
 from limner.data.read import METADATA
 from limner.errors import DataError
@@ -36,13 +36,15 @@ def tree_of(name: str) -> Tree | None:
         return None
 
 
-def strays(tree: Tree, used_N: np.ndarray) -> Iterator[Finding]:
-    """Files that are passed over; ``used_N`` are the hashes of the names of all files that belong to a record."""
+def strays(tree: Tree, used_N: np.ndarray | None) -> Iterator[Finding]:
+    """Files that are passed over; ``used_N`` are the hashes of the names of all files that belong to a record, None
+    where these are not known."""
     paths = [path for path in tree.paths() if path.lower().endswith((*PICTURES, *FOREIGN, *CAPTIONS))]
-    known = [path for path in paths if path.lower().endswith(PICTURES)]
-    unused = ~np.isin(hashes(str(tree.file(path)) for path in known), used_N)
-    for path in (known[i] for i in np.flatnonzero(unused)):
-        yield _stray(tree, "unused", path, "belongs to no record", "list it in the metadata, or move it away")
+    known = [path for path in paths if is_picture(path)]
+    if used_N is not None:
+        unused = ~np.isin(hashes(str(tree.file(path)) for path in known), used_N)
+        for path in (known[i] for i in np.flatnonzero(unused)):
+            yield _stray(tree, "unused", path, "belongs to no record", "list it in the metadata, or move it away")
     for path in (path for path in paths if path.lower().endswith(FOREIGN)):
         cause = f"is not read: pictures end in {', '.join(PICTURES)}"
         yield _stray(tree, "unknown-kind", path, cause, "save it as PNG or JPEG")
@@ -58,15 +60,20 @@ def strays(tree: Tree, used_N: np.ndarray) -> Iterator[Finding]:
 
 
 def rescue(tree: Tree) -> Sequence[Sample]:
-    """Every picture in a folder that cannot be read as a data set, alone."""
-    return [Sample(path, "", tree.file(path)) for path in tree.paths() if path.lower().endswith(PICTURES)]
+    """Every picture in a folder that cannot be read as a data set, each alone with its caption."""
+    return Pictures(tree, Half(tree, ((path, path) for path in tree.paths() if is_picture(path))))
+
+
+def in_roles(tree: Tree) -> bool:
+    """Whether pictures seem to be halves of pairs, of which one half has captions."""
+    return any(tree.folder(role) or any(f"_{role}." in path for path in tree.paths()) for role in ROLES)
 
 
 def alone(tree: Tree) -> Iterator[Finding]:
     """Every source without a target and every target without a source, in source/ and target/."""
     halves = {role: tree.folder(role) for role in ("source", "target")}
     stems = {
-        role: {_stem(path): path for path in half.paths() if path.lower().endswith(PICTURES)} if half else {}
+        role: {_stem(path): path for path in half.paths() if is_picture(path)} if half else {}
         for role, half in halves.items()
     }
     for role, other in (("source", "target"), ("target", "source")):

@@ -9,7 +9,7 @@ import numpy as np
 from limner.data import facts
 from limner.data.decode import FORMATS
 from limner.data.examine import CAPTIONED, SIDED, TOO_LONG, Rules
-from limner.data.judge import Looked, table_of
+from limner.data.judge import TRAIN, Looked, table_of
 from limner.data.records import SPLITS
 
 
@@ -72,8 +72,8 @@ def _captions(row_N: np.ndarray) -> dict[str, Any]:
 
 
 def _buckets(looked: Looked, rules: Rules) -> list[dict[str, int]]:
-    """Each bucket that has pictures, with what an epoch of it takes."""
-    _, table = table_of(looked, rules)
+    """Each bucket that training pictures fall into, with what an epoch of it takes."""
+    _, table = table_of(looked, rules, [TRAIN])
     return [
         {
             "width_px": bucket.width_px,

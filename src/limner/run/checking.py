@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from limner.data.buckets import Bucket
 from limner.data.buckets import make as make_buckets
 from limner.data.check import Audit, audit, numbers
 from limner.data.examine import Rules, Tokens
-from limner.data.findings import Needs, refused
+from limner.data.findings import Finding, Needs, refused
 from limner.data.read import stream
 from limner.data.records import Stream
-from limner.data.strays import alone, rescue, tree_of
+from limner.data.strays import alone, in_roles, rescue, tree_of
 from limner.errors import ConfigError, DataError
 from limner.priors.base import Prior
 from limner.run.data import load_data, recipe_of
@@ -63,18 +64,17 @@ def check(config: MethodConfig, limit: int | None = None, shown: bool = False) -
 
 def _rescued(name: str, error: DataError, rules: Rules, limit: int | None) -> tuple[Audit, Data]:
     """Why the data cannot be read, and what else is wrong with the pictures in it."""
-    tree = tree_of(name)
-    try:
-        pictures = rescue(tree) if tree else []
-        lone = list(alone(tree)) if tree else []
-    except DataError:
-        pictures, lone = [], []
+    tree, first = tree_of(name), refused(error)
+    pictures: Sequence[Sample] = []
+    lone: list[Finding] = []
+    passed_over = {"no-source", "no-mask", "no-pictures"}  # as a matter of course
+    if tree is not None:
+        with contextlib.suppress(DataError):  # a folder that cannot be listed
+            pictures, lone = rescue(tree), list(alone(tree))
+            passed_over |= {"no-caption", "no-trigger"} if in_roles(tree) else set()
     result = audit(name, pictures, rules, limit)
-    first = refused(error)
-    result.findings = [
-        *([first] if first.code != "half-missing" or not lone else lone),
-        *(finding for finding in result.findings if finding.code not in ("no-caption", "no-source", "no-mask")),
-    ]
+    kept = [finding for finding in result.findings if finding.code not in passed_over]
+    result.findings = [*(lone if lone and first.code == "half-missing" else [first]), *kept]
     return result, pictures
 
 
