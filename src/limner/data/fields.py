@@ -10,8 +10,8 @@ may also be called after it with ``_file_name`` at the end. All that is left of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ CAPTION = ("caption", "text", "prompt", "edit_prompt")
 IMAGE = ("file_name", "target", "edited_image", "image")
 SOURCE = ("source", "conditioning_image", "input_image", "original_image")
 MASK = ("mask",)
+PICTURE_COLUMNS = [[name + end for name in names for end in ("", "_file_name")] for names in (IMAGE, SOURCE, MASK)]
+DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # of Windows
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 Opener = Callable[[Any, str], File]
@@ -44,14 +46,14 @@ def sample(row: dict[str, Any], where: str, open_cell: Opener, key: str = "", sp
     Raises:
         DataError: no picture named, or a value that is not of its column's kind.
     """
-    picture, source, mask = (_pop(row, names, ("", "_file_name")) for names in (IMAGE, SOURCE, MASK))
+    picture, source, mask = (_pop(row, columns) for columns in PICTURE_COLUMNS)
     if picture is None:
         raise DataError(
             f"{where}: 'file_name' is missing.",
             'each row names its picture, such as {"file_name": "fox.png", "caption": "a fox"}',
         )
     image = open_cell(picture, where)
-    key = str(PurePosixPath(picture)) if isinstance(picture, str) else key
+    key = clean(picture) if isinstance(picture, str) else key
     caption, said = words(row, where)
     halves = [None if cell is None else open_cell(cell, where) for cell in (source, mask)]
     return Sample(key, caption, image, *halves, said or split or split_in(key), row)
@@ -108,10 +110,9 @@ def inside(name: Any, where: str) -> str:
     """The path of a picture as a row gives it, without detours; never one that leads out of the folder."""
     if not isinstance(name, str):
         raise DataError(f"{where}: the name of a picture is no text but {name!r:.40}.", "write it in quotes")
-    path = PurePosixPath(name)
-    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
+    if name.startswith("/") or ".." in name.split("/") or DRIVE.match(name):
         raise DataError(f"{where}: {name} lies outside of the folder.", "name pictures relative to it, without '..'")
-    return str(path)
+    return clean(name)
 
 
 def refuse_repeats(hash_N: np.ndarray, key: Callable[[int], str], where: Callable[[int], str]) -> None:
@@ -120,12 +121,16 @@ def refuse_repeats(hash_N: np.ndarray, key: Callable[[int], str], where: Callabl
         raise DataError(f"{where(repeat[1])}: {key(repeat[1])} is listed twice.", "keep one of the two lines")
 
 
-def _pop(row: dict[str, Any], names: Iterable[str], endings: Iterable[str] = ("",)) -> Any:
+def _pop(row: dict[str, Any], columns: Iterable[str]) -> Any:
     """The first of these columns that is not empty, taken out of the row, and the empty ones with it."""
     found = None
-    for name in (prefix + suffix for prefix in names for suffix in endings):
-        if row.get(name) in (None, ""):
-            row.pop(name, None)
-        elif found is None:
-            found = row.pop(name)
+    for column in columns:
+        if column in row and (found is None or row[column] in (None, "")):
+            value = row.pop(column)
+            found = found if value in (None, "") else value
     return found
+
+
+def clean(path: str) -> str:
+    """Without detours, as pathlib would have it, in a fifth of its time."""
+    return "/".join(part for part in path.split("/") if part not in ("", "."))

@@ -77,7 +77,7 @@ def renamed(samples: Iterable[Sample], name: str, split: str) -> Iterator[Sample
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class ShardStream:
     """A ``records.Stream``: shards in an order that is drawn, their records shuffled within a buffer of 1,000."""
 
     shards: Sequence[Shard]

@@ -10,9 +10,10 @@
     hub:OWNER/NAME[:CONFIG]       a data set of the Hugging Face hub, through ``datasets``
 
 Order never depends on the file system: files that list pictures keep their order, all else is sorted by relative path.
-``read`` looks at every record once, before any training, so that a bad one is named at once; it opens no picture, only
-asks whether it is there. Then it holds an index of a few bytes a record, and makes each sample when it is asked for.
-``stream`` looks at nothing in advance: errors come with their records.
+``read`` goes through the data once, before any training: each row must parse, each picture that it names must be there
+(asked of the file system, not opened), each shard must be whole. What is kept then is an index of a few bytes a record;
+samples, and the captions beside pictures, are read when they are asked for. ``stream`` looks at nothing in advance:
+what is wrong with a record is said when it comes. A zip is for what can be listed in memory, a kilobyte a file.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 from limner.data import folder, hub, metadata, parquet, shards
 from limner.data.fields import SPLIT_FOLDERS
 from limner.data.files import PICTURES, Folder, Tree, open_zip
-from limner.data.index import Joined, Renamed, Shard, Shuffled, Strings, renamed
+from limner.data.index import Joined, Renamed, Shard, ShardStream, Strings, renamed
 from limner.data.records import Stream
 from limner.errors import DataError
 from limner.types import Sample
@@ -60,8 +61,8 @@ def stream(name: str | Path) -> Stream:
         DataError: nothing there, or nothing that can be streamed.
     """
     if str(name).startswith("hub:"):
-        return Shuffled(hub.shards_of(str(name).removeprefix("hub:")))
-    return Shuffled(_shards(_find(name)))
+        return ShardStream(hub.shards_of(str(name).removeprefix("hub:")))
+    return ShardStream(_shards(_find(name)))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import tarfile
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,17 +100,18 @@ def _records(path: Path, prefix: str, start: int = 0) -> Iterator[tuple[int, Sam
     try:
         first, key, files = start, "", {}
         for member, file in _members(path, start):
-            name = PurePosixPath(member.name)
-            stem, _, ending = name.name.partition(".")
-            if not member.isreg() or not (stem and ending) or "__MACOSX" in name.parts:
+            folder, slash, name = fields.clean(member.name).rpartition("/")
+            stem, _, ending = name.partition(".")
+            if not member.isreg() or not (stem and ending) or "__MACOSX" in folder:
                 continue
-            if str(name.parent / stem) != key:
+            mine, ending = folder + slash + stem, ending.lower()
+            if mine != key:
                 if files:
                     yield first, _sample(path, prefix, key, files)
-                first, key, files = member.offset, str(name.parent / stem), {}
-            if ending.lower() in files:
-                raise DataError(f"{path} holds two members {name}.", "remove one of them")
-            files[ending.lower()] = file
+                first, key, files = member.offset, mine, {}
+            if ending in files:
+                raise DataError(f"{path} holds two members {mine}.{ending}.", "remove one of them")
+            files[ending] = file
         if files:
             yield first, _sample(path, prefix, key, files)
     except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
