@@ -173,6 +173,18 @@ def test_a_profile_reaches_palettes_grey_and_transparency(mode: str) -> None:
     assert abs(shown[0] - 168) <= 1  # 100/255 of the light, in sRGB
 
 
+def test_a_profile_is_obeyed_before_and_after_scaling_alike() -> None:
+    """Opaque pictures are scaled in their own colours and turned into sRGB then; others the other way round."""
+    whole = smooth(90, 60).point(lambda level: 100 + level // 4)
+    plain = picture(saved(whole, "PNG", icc_profile=rgb_profile()), View(30, 20))
+    clear = whole.copy()
+    clear.putalpha(255)
+    other = picture(saved(clear, "PNG", icc_profile=rgb_profile()), View(30, 20))
+    assert (plain.int() - other.int()).abs().max() <= 3
+    bare = picture(saved(whole, "PNG"), View(30, 20))
+    assert (plain.int() - bare.int()).abs().max() > 10
+
+
 def test_a_grey_profile_is_obeyed() -> None:
     assert abs(pixel(saved(flat("L", 100), "PNG", icc_profile=grey_profile(1.0)))[0] - 168) <= 1
     assert abs(pixel(saved(flat("LA", (100, 5)), "PNG", icc_profile=grey_profile(1.0)))[0] - 168) <= 1
@@ -247,6 +259,12 @@ def test_files_that_are_cut_short_are_named(kind: str) -> None:
     for share in (0.5, 0.9):
         with pytest.raises(DataError, match="basket/half cannot be read as a picture"):
             load(Blob(whole[: int(share * len(whole))], "half"), 16)
+
+
+def test_exif_data_that_cannot_be_read_leaves_the_picture_as_it_is() -> None:
+    for kind in ("JPEG", "PNG", "WEBP"):
+        file = saved(flat("RGB", 9), kind, exif=b"Exif\0\0no such thing")
+        assert pixel(file) == pixel(saved(flat("RGB", 9), kind))
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from PIL import Image, ImageCms
 from limner.errors import DataError
 from limner.types import File
 
-# What a profile is made for, and the modes of pictures that it can be for: grey is colour of equal parts.
-MODES_OF = {"RGB": ("RGB", "RGBA", "L", "LA"), "GRAY": ("L", "LA"), "CMYK": ("CMYK",)}
+MODE_OF = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}  # what a profile is made for
 INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 HINT = "save it with a correct profile, or convert it to sRGB and save it without one"
@@ -27,15 +26,41 @@ def to_srgb(picture: Image.Image, file: File) -> Image.Image:
     """An 8-bit picture in sRGB: RGBA where the file knows transparency, else RGB.
 
     Raises:
-        DataError: 32-bit pixels, whose range is unknown; a profile that is damaged or made for other pixels.
+        DataError: as ``plain`` and ``transform``.
+    """
+    shown = plain(picture, file)
+    space = (picture.info.get("icc_profile") or b"")[16:20]
+    if shown.mode in ("L", "LA") and space not in (b"", b"GRAY"):
+        shown = _coloured(shown)  # grey of a colour profile is colour of equal parts
+    change = transform(picture, shown.mode.removesuffix("A"), file)
+    if change is None:
+        return _coloured(shown)
+    if shown.mode not in ("LA", "RGBA"):
+        return change.apply(shown)
+    changed = change.apply(shown.convert(shown.mode.removesuffix("A")))
+    changed.putalpha(shown.getchannel("A"))
+    return changed
+
+
+def transform(picture: Image.Image, mode: str, file: File) -> ImageCms.ImageCmsTransform | None:
+    """What turns the colours of a picture's profile, as pixels of mode L, RGB or CMYK, into sRGB; None where nothing is
+    to be done.
+
+    Raises:
+        DataError: a profile that is damaged or made for other pixels.
     """
     profile = picture.info.get("icc_profile", b"")
-    picture = plain(picture, file)
     if profile is None:  # Pillow's word for one of which parts are missing
         raise DataError(f"{file} has a damaged colour profile: parts of it are missing.", HINT)
-    if profile:
-        picture = _apply(profile, picture, file)
-    return _coloured(picture)
+    if not profile:
+        return None
+    space = profile[16:20]
+    if space in MODE_OF and MODE_OF[space] != mode:
+        raise DataError(f"{file} has {mode} pixels and a colour profile for {space.decode().strip()}.", HINT)
+    try:
+        return _transform(profile, mode)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        raise DataError(f"{file} has a damaged colour profile: {str(error).rstrip('.')}.", HINT) from None
 
 
 def plain(picture: Image.Image, file: File) -> Image.Image:
@@ -74,32 +99,6 @@ def _upper_byte(picture: Image.Image) -> Image.Image:
     if "transparency" in picture.info:
         grey.putalpha(Image.fromarray(np.where(values_HW == picture.info["transparency"], 0, 255).astype(np.uint8)))
     return grey
-
-
-def _apply(profile: bytes, picture: Image.Image, file: File) -> Image.Image:
-    try:
-        space = _space(profile)
-        fits = picture.mode in MODES_OF.get(space, ())
-        if fits and space == "RGB":
-            picture = _coloured(picture)
-        transform = _transform(profile, picture.mode.removesuffix("A")) if fits else None
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{file} has a damaged colour profile: {str(error).rstrip('.')}.", HINT) from None
-    if not fits:
-        raise DataError(f"{file} has {picture.mode} pixels and a colour profile for {space}.", HINT)
-    if transform is None:
-        return picture
-    if picture.mode in ("RGBA", "LA"):
-        alpha = picture.getchannel("A")
-        changed = transform.apply(picture.convert(picture.mode.removesuffix("A")))
-        changed.putalpha(alpha)
-        return changed
-    return transform.apply(picture)
-
-
-@functools.lru_cache(maxsize=32)
-def _space(profile: bytes) -> str:
-    return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
 
 
 @functools.lru_cache(maxsize=32)

@@ -78,9 +78,12 @@ def decode(file: File, enough: Callable[[int, int], tuple[float, float]] | None 
 
 def _shrink(picture: Image.Image, enough: Callable[[int, int], tuple[float, float]]) -> tuple[float, float]:
     """Ask for a JPEG at a fraction of its size; what that fraction of its width and height is, exactly."""
-    turn = slice(None, None, -1 if _orientation(picture) in SWAPS else 1)
-    wanted = enough(*picture.size[turn])[turn]
-    draft = picture.draft(None, (math.ceil(wanted[0]), math.ceil(wanted[1])))
+    width_px, height_px = picture.size
+    if _orientation(picture) in SWAPS:
+        wanted_y, wanted_x = enough(height_px, width_px)
+    else:
+        wanted_x, wanted_y = enough(width_px, height_px)
+    draft = picture.draft(None, (math.ceil(wanted_x), math.ceil(wanted_y)))
     return draft[1][2:] if draft else picture.size
 
 
@@ -120,11 +123,15 @@ def _open(data: bytes, file: File) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation that is still to be obeyed: Pillow turns a TIFF by itself."""
+    """The EXIF orientation that is still to be obeyed (Pillow turns a TIFF by itself); upright where the EXIF data
+    cannot be read, as every viewer shows it then."""
     if picture.format == "TIFF":
         return 1
-    # The method of the class, as that of PNG would decode the pixels to look behind them.
-    return Image.Image.getexif(picture).get(0x0112, 1)
+    try:
+        # The method of the class, as that of PNG would decode the pixels to look behind them.
+        return Image.Image.getexif(picture).get(0x0112, 1)
+    except Exception:  # of as many kinds as below
+        return 1
 
 
 def _like(changed: Image.Image, picture: Image.Image) -> Image.Image:
@@ -167,4 +174,4 @@ def _hush() -> None:
     A filter that stays, as warnings.catch_warnings is for one thread alone.
     """
     if warnings.filters[:1] != [HUSH]:
-        warnings.filterwarnings(HUSH[0], module=HUSH[3].pattern)
+        warnings.filterwarnings("ignore", module=HUSH[3].pattern)

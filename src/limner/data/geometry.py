@@ -87,20 +87,36 @@ def needed_px(view: View, width_px: int, height_px: int) -> tuple[float, float]:
     return width_px / reduction, height_px / reduction
 
 
-def cut(decoded: Decoded, view: View, resample: Image.Resampling) -> Image.Image:
-    """What the view shows of a picture of any mode, resampled once; twice (bicubic, then this) where it is turned."""
+def cut(decoded: Decoded, view: View, resample: Image.Resampling) -> Tensor:
+    """What the view shows of a picture of mode L, RGB or F: CHW, uint8 or float32.
+
+    Resampled once. Where it is turned, once more (bicubic), at twice the size if the file has as much.
+    """
     picture, here = decoded.picture, window(view, decoded.extent)
     size = (view.width_px, view.height_px)
-    if here.turn:
-        if resample == Image.Resampling.NEAREST:
-            return _mirror(_turned(picture, here, size, resample), view)
-        # Turned at the file's own resolution, as bicubic sampling skips pixels where it shrinks.
-        unscaled = (max(size[0], round(here.width)), max(size[1], round(here.height)))
-        picture = _turned(picture, here, unscaled, Image.Resampling.BICUBIC)
-        here = Window(unscaled[0] / 2, unscaled[1] / 2, *unscaled, 0.0)
-    left, top, right, bottom = here.box
-    box = (max(0.0, left), max(0.0, top), min(picture.width, right), min(picture.height, bottom))  # rounding errors
-    return _mirror(picture.resize(size, resample, box), view)
+    if here.turn and resample == Image.Resampling.NEAREST:
+        x_CHW = tensor_of(_turned(picture, here, size, resample))
+    elif here.turn:
+        picture = _straight(decoded, view, resample)
+        x_CHW = _resized(picture, (0, 0, *picture.size), size, resample)
+    else:
+        x_CHW = _resized(picture, here.box, size, resample)
+    return x_CHW.flip(-1) if view.flip else x_CHW
+
+
+def _straight(decoded: Decoded, view: View, resample: Image.Resampling) -> Image.Image:
+    """What a turned window shows, at up to twice the view's size."""
+    picture, here = decoded.picture, window(view, decoded.extent)
+    shrink = here.width / view.width_px / 2
+    if shrink > 1:  # bicubic sampling would skip pixels
+        size = (math.ceil(picture.width / shrink), math.ceil(picture.height / shrink))
+        scale_x, scale_y = size[0] / picture.width, size[1] / picture.height
+        left, top, right, bottom = decoded.extent
+        x_CHW = _resized(picture, (0, 0, *picture.size), size, resample)
+        picture = picture_of(x_CHW)
+        here = window(view, (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y))
+    size = (max(view.width_px, round(here.width)), max(view.height_px, round(here.height)))
+    return _turned(picture, here, size, Image.Resampling.BICUBIC)
 
 
 def _turned(picture: Image.Image, here: Window, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
@@ -114,23 +130,36 @@ def _turned(picture: Image.Image, here: Window, size: tuple[int, int], resample:
     return picture.transform(size, Image.Transform.AFFINE, matrix, resample)
 
 
-def _mirror(picture: Image.Image, view: View) -> Image.Image:
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else picture
+def _resized(
+    picture: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int], resample: Image.Resampling
+) -> Tensor:
+    """A part of a picture, scaled; CHW.
 
-
-def cut_fast(decoded: Decoded, view: View) -> Tensor | None:
-    """As ``cut`` by Lanczos, uint8 CHW of an RGB picture; None where that takes the slow way.
-
-    The window begins and ends between two pixels of the file, as torch cuts nowhere else: half a pixel off at most, of
-    a picture that has more pixels than are wanted.
+    torch cuts between two pixels alone. Its way is taken only where pixels are more than are wanted: the box is half a
+    pixel of the file off then, at most.
     """
-    here = window(view, decoded.extent)
-    if not TORCH_HAS_LANCZOS or here.turn or here.width < view.width_px:
-        return None
-    left, top, right, bottom = (round(side) for side in here.box)
-    picture = decoded.picture
-    if (left, top, right, bottom) != (0, 0, *picture.size):
-        picture = picture.crop((left, top, right, bottom))
-    x_1CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-    x_1CHW = F.interpolate(x_1CHW, (view.height_px, view.width_px), mode="lanczos", antialias=True)
-    return x_1CHW[0].flip(-1) if view.flip else x_1CHW[0]
+    left, top, right, bottom = (round(side) for side in box)
+    if (
+        resample == Image.Resampling.LANCZOS
+        and TORCH_HAS_LANCZOS
+        and right - left >= size[0]
+        and bottom - top >= size[1]
+    ):
+        part = (
+            picture if (left, top, right, bottom) == (0, 0, *picture.size) else picture.crop((left, top, right, bottom))
+        )
+        return F.interpolate(tensor_of(part)[None], size[::-1], mode="lanczos", antialias=True)[0]
+    # The box may be outside by a rounding error.
+    inside = (max(0.0, box[0]), max(0.0, box[1]), min(picture.width, box[2]), min(picture.height, box[3]))
+    return tensor_of(picture.resize(size, resample, inside))
+
+
+def tensor_of(picture: Image.Image) -> Tensor:
+    """CHW of a picture of mode L, RGB or F."""
+    values = torch.from_numpy(np.array(picture))
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+
+
+def picture_of(x_CHW: Tensor) -> Image.Image:
+    """A tensor of one plane (L, F) or three (RGB) as a picture."""
+    return Image.fromarray(x_CHW[0].numpy() if len(x_CHW) == 1 else x_CHW.permute(1, 2, 0).contiguous().numpy())

@@ -17,13 +17,11 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from limner.data import colour, geometry
-from limner.data.decode import Decoded, decode, size
-from limner.data.geometry import View
+from limner.data.decode import Decoded, decode
+from limner.data.decode import size as size  # part of what this module offers, as is View
+from limner.data.geometry import View as View
 from limner.errors import DataError
 from limner.types import File
-
-__all__ = ["Style", "View", "alpha", "depth", "labels", "load", "load_uint8", "mask", "normals", "open_picture"]
-__all__ += ["picture", "size", "to_float"]
 
 VERSION = 2  # counts up when the same file and view give other pixels, so that caches are made anew
 RESAMPLE = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
@@ -73,11 +71,16 @@ def picture(file: File, view: View, style: Style = PLAIN) -> Tensor:
     """
     # Decoding at a fraction takes means in gamma.
     decoded = decode(file) if style.linear_light else decode(file, partial(geometry.needed_px, view))
-    shown = _on_background(colour.to_srgb(decoded.picture, file), style.background)
+    shown, change = colour.plain(decoded.picture, file), None
+    if shown.mode == "RGB" and not style.linear_light:
+        change = colour.transform(decoded.picture, "RGB", file)  # for later: fewer pixels are left after scaling
+    else:
+        shown = _on_background(colour.to_srgb(decoded.picture, file), style.background)
     x_CHW = _scaled(Decoded(shown, decoded.extent), view, style)
-    if view.jitter != NO_JITTER or style.grey:
-        x_CHW = _tensor(_coloured(Image.fromarray(x_CHW.permute(1, 2, 0).numpy()), view, style))
-    return x_CHW
+    if change is None and view.jitter == NO_JITTER and not style.grey:
+        return x_CHW
+    cut = geometry.picture_of(x_CHW)
+    return geometry.tensor_of(_coloured(cut if change is None else change.apply(cut), view, style))
 
 
 def alpha(file: File, view: View) -> Tensor:
@@ -90,7 +93,7 @@ def alpha(file: File, view: View) -> Tensor:
     opacity = colour.plain(decoded.picture, file)
     if opacity.mode not in ("LA", "RGBA"):
         return torch.full((1, view.height_px, view.width_px), 255, dtype=torch.uint8)
-    return _tensor(geometry.cut(Decoded(opacity.getchannel("A"), decoded.extent), view, Image.Resampling.LANCZOS))
+    return geometry.cut(Decoded(opacity.getchannel("A"), decoded.extent), view, Image.Resampling.LANCZOS)
 
 
 def labels(file: File, view: View) -> Tensor:
@@ -101,7 +104,7 @@ def labels(file: File, view: View) -> Tensor:
     """
     decoded = decode(file)
     codes = colour.plain(decoded.picture, file).convert("RGB")
-    return _tensor(geometry.cut(Decoded(codes, decoded.extent), view, Image.Resampling.NEAREST))
+    return geometry.cut(Decoded(codes, decoded.extent), view, Image.Resampling.NEAREST)
 
 
 def mask(file: File, view: View) -> Tensor:
@@ -114,7 +117,7 @@ def mask(file: File, view: View) -> Tensor:
     where = colour.plain(decoded.picture, file)
     if where.mode in ("LA", "RGBA"):
         where = _on_background(where.convert("RGBA"), (0, 0, 0))
-    return _tensor(geometry.cut(Decoded(where.convert("L"), decoded.extent), view, Image.Resampling.NEAREST))
+    return geometry.cut(Decoded(where.convert("L"), decoded.extent), view, Image.Resampling.NEAREST)
 
 
 def normals(file: File, view: View) -> Tensor:
@@ -128,7 +131,7 @@ def normals(file: File, view: View) -> Tensor:
     """
     decoded = decode(file)
     values_HW3 = np.asarray(colour.plain(decoded.picture, file).convert("RGB"))
-    known_HW = values_HW3.any(axis=-1)
+    known_HW = np.asarray(values_HW3.any(axis=-1))
     planes = [(values_HW3[..., i] / 127.5 - 1) * known_HW for i in range(3)]
     x, y, z, known = _cut_floats([*planes, known_HW], decoded.extent, view)
     cos, sin = math.cos(math.radians(view.rotate_degrees)), math.sin(math.radians(view.rotate_degrees))
@@ -151,7 +154,8 @@ def depth(file: File, view: View) -> Tensor:
     decoded = decode(file)
     stored = decoded.picture
     if stored.mode in ("I", "F") or stored.mode.startswith("I;16"):
-        distance_HW = np.asarray(stored).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a NaN of the signalling kind
+            distance_HW = np.asarray(stored).astype(np.float64)
         known_HW = np.isfinite(distance_HW) & (distance_HW != 0)
         near_HW = -np.where(known_HW, distance_HW, 0)
     else:
@@ -186,14 +190,12 @@ def load(file: File, side_px: int) -> Tensor:
 def _scaled(decoded: Decoded, view: View, style: Style) -> Tensor:
     """What the view shows of an RGB picture, uint8 CHW."""
     resample = RESAMPLE[style.resample]
-    if style.linear_light:
-        values_HW3 = np.asarray(decoded.picture)
-        planes = _cut_floats((LIGHT[values_HW3[..., i]] for i in range(3)), decoded.extent, view, resample)
-        light_CHW = np.stack(planes).clip(0, 1)
-        code_CHW = np.where(light_CHW <= 0.0031308, 12.92 * light_CHW, 1.055 * light_CHW ** (1 / 2.4) - 0.055)
-        return torch.from_numpy((code_CHW * 255).round().astype(np.uint8))
-    x_CHW = geometry.cut_fast(decoded, view) if resample == Image.Resampling.LANCZOS else None
-    return _tensor(geometry.cut(decoded, view, resample)) if x_CHW is None else x_CHW
+    if not style.linear_light:
+        return geometry.cut(decoded, view, resample)
+    values_HW3 = np.asarray(decoded.picture)
+    light_CHW = _cut_floats((LIGHT[values_HW3[..., i]] for i in range(3)), decoded.extent, view, resample).clip(0, 1)
+    code_CHW = np.where(light_CHW <= 0.0031308, 12.92 * light_CHW, 1.055 * light_CHW ** (1 / 2.4) - 0.055)
+    return torch.from_numpy((code_CHW * 255).round().astype(np.uint8))
 
 
 def _cut_floats(
@@ -201,10 +203,10 @@ def _cut_floats(
     extent: tuple[float, float, float, float],
     view: View,
     resample: Image.Resampling = Image.Resampling.BOX,
-) -> list[np.ndarray]:
-    """What the view shows of planes of numbers."""
+) -> np.ndarray:
+    """What the view shows of planes of numbers, CHW."""
     pictures = (Image.fromarray(plane.astype(np.float32)) for plane in planes)
-    return [np.asarray(geometry.cut(Decoded(picture, extent), view, resample)) for picture in pictures]
+    return np.concatenate([geometry.cut(Decoded(picture, extent), view, resample).numpy() for picture in pictures])
 
 
 def _coloured(picture: Image.Image, view: View, style: Style) -> Image.Image:
@@ -225,9 +227,3 @@ def _on_background(picture: Image.Image, background: tuple[int, int, int]) -> Im
     canvas = Image.new("RGB", picture.size, background)
     canvas.paste(picture, mask=picture)
     return canvas
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    """uint8 CHW."""
-    values = torch.from_numpy(np.array(picture))
-    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
