@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tiny import pairs_folder
 
@@ -346,6 +348,28 @@ def test_csv_says_the_same_as_json(pairs: Path) -> None:
     zipped = read(pairs / "all.zip")
     assert [(s.key, s.caption, s.meta) for s in zipped] == [(s.key, s.caption, s.meta) for s in read(pairs)]
     assert zipped[2] == list(zipped)[2]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    captions=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=4),
+    kind=st.sampled_from(["jsonl", "csv"]),
+)
+def test_any_caption_comes_back_as_it_was_written(tmp_path: Path, captions: list[str], kind: str) -> None:
+    for i in range(len(captions)):
+        (tmp_path / f"{i}.png").touch()
+    path = tmp_path / f"list.{kind}"
+    rows = [{"file_name": f"{i}.png", "caption": caption} for i, caption in enumerate(captions)]
+    with path.open("w", encoding="utf-8", newline="") as out:
+        if kind == "csv":
+            writer = csv.DictWriter(out, ["caption", "file_name"])
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            out.write("".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows))
+    records = read(path)
+    assert [sample.caption for sample in records] == captions
+    assert [records[i].caption for i in range(len(captions))] == captions
 
 
 def test_the_folder_of_a_listed_picture_is_its_split_where_nothing_else_is_said(tmp_path: Path) -> None:
