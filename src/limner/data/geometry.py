@@ -19,8 +19,8 @@ from torch import Tensor
 
 from limner.data.decode import Decoded
 
-# torch's Lanczos is Pillow's, to two levels, at five times its speed; torch has had it since 2.12.
-TORCH_HAS_LANCZOS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 12)
+# torch's Lanczos is Pillow's, to two levels, at five times its speed; torch 2.13 has it.
+TORCH_HAS_LANCZOS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)
 
 
 @dataclass(frozen=True)
