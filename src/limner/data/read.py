@@ -204,5 +204,5 @@ def _braces(name: str) -> list[str]:
 def _missing(path: Path) -> DataError:
     siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, sorted(siblings), n=1)
-    known = "give a folder, a zip of one, or a name from 'limner list'"
+    known = "give a folder, a zip of one, shards, hub:OWNER/NAME, or a name from 'limner list'"
     return DataError(f"{path} does not exist.", f"did you mean '{path.parent / near[0]}'?" if near else known)
