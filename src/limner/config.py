@@ -130,7 +130,7 @@ class TranslateConfig(MethodConfig):
     """What the image-to-image methods have in common."""
 
     condition: str = Field("source", description="'source' (the pair's other half), or a condition from 'limner list'")
-    condition_options: dict[str, Any] = Field({}, description="of the condition, such as {model: path}; in YAML")
+    condition_options: dict[str, Any] = Field({}, description="options of the condition, such as low=0.1,high=0.3")
     source_kind: Literal["picture", "labels", "normals", "depth"] = Field(
         "picture", description="what the pairs' sources are; labels are never blended, normals turn with the picture"
     )
@@ -138,6 +138,16 @@ class TranslateConfig(MethodConfig):
     noise_bias: float = Field(
         1.0, gt=0, description="training times t have density ~ t^(noise_bias - 1); above 1 leans to noise, to layout"
     )
+
+    @field_validator("condition_options", mode="before")
+    @classmethod
+    def _assignments(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        parts = [part.strip().partition("=") for part in given.split(",")]
+        if not all(name and equals for name, equals, _ in parts):
+            raise ValueError("needs name=value, with commas between")
+        return {name: value for name, _, value in parts}
 
 
 def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None = None) -> MethodConfig:
@@ -151,7 +161,7 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
         return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "the configuration"
+        name = str((*first["loc"], "the configuration")[0])  # of a list's item, the list
         where = f" (from {file})" if file and first["loc"] and name not in flags else ""
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown option '{name}'{where}.", did_you_mean(name, kind.model_fields)) from None
@@ -160,7 +170,7 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
         description = kind.model_fields[str(first["loc"][0])].description or ""
         given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
         raise ConfigError(
-            f"option '{name}'{where}: {first['msg'].lower()}{given}.", f"{name} is {description}"
+            f"option '{name}'{where}: {first['msg'].removeprefix('Value error, ').lower()}{given}.", f"{name} is {description}"
         ) from None
 
 

@@ -21,6 +21,10 @@ from limner.data.decode import Decoded
 
 # torch's Lanczos is Pillow's, to two levels, at five times its speed; torch 2.13 has it.
 TORCH_HAS_LANCZOS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)
+# A JPEG may be decoded at a fraction that still holds so many times the pixels of the view. Measured on photographs: from
+# 1.15 times, Lanczos is as near to that of the whole picture (46 dB) as the whole picture's bilinear is.
+ENOUGH, ENOUGH_TURNED = 1.15, 2.0
+FARTHEST_OFF_PX = 0.25
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ def window(view: View, extent: tuple[float, float, float, float]) -> Window:
 
 
 def needed_px(view: View, width_px: int, height_px: int) -> tuple[float, float]:
-    """The size, at most that of the file, at which a file of this size shows twice the pixels that the view needs."""
+    """The size, at most that of the file, at which it shows enough more pixels than the view needs."""
     here = window(view, (0, 0, width_px, height_px))
-    reduction = max(1.0, here.width / view.width_px / 2)
+    reduction = max(1.0, here.width / view.width_px / (ENOUGH_TURNED if here.turn else ENOUGH))
     return width_px / reduction, height_px / reduction
 
 
@@ -135,16 +139,12 @@ def _resized(
 ) -> Tensor:
     """A part of a picture, scaled; CHW.
 
-    torch cuts between two pixels alone. Its way is taken only where pixels are more than are wanted: the box is half a
-    pixel of the file off then, at most.
+    torch cuts between two pixels alone: its way is taken where that is off by a quarter of a pixel of the view at most.
     """
     left, top, right, bottom = (round(side) for side in box)
-    if (
-        resample == Image.Resampling.LANCZOS
-        and TORCH_HAS_LANCZOS
-        and right - left >= size[0]
-        and bottom - top >= size[1]
-    ):
+    off_px = max(abs(round(side) - side) for side in box) * size[0] / (box[2] - box[0])
+    smaller = right - left >= size[0] and bottom - top >= size[1]
+    if resample == Image.Resampling.LANCZOS and TORCH_HAS_LANCZOS and smaller and off_px <= FARTHEST_OFF_PX:
         part = (
             picture if (left, top, right, bottom) == (0, 0, *picture.size) else picture.crop((left, top, right, bottom))
         )

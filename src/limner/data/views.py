@@ -84,8 +84,8 @@ def draw(
     closest = max(1.0, window(view, (0, 0, *size)).width / width_px)
     if augment.crop == "random":
         zoom = min(MAX_RANDOM_ZOOM, closest) ** ((closer + 1) / 2)
-        return replace(view, x=(x + 1) / 2, y=(y + 1) / 2, zoom=zoom)
-    return _on_subject(view, size, closest, file, mask, None if number == 0 else dice)
+        return _on_grid(replace(view, x=(x + 1) / 2, y=(y + 1) / 2, zoom=zoom), size)
+    return _on_grid(_on_subject(view, size, closest, file, mask, None if number == 0 else dice), size)
 
 
 def keeps_sides(caption: str) -> bool:
@@ -128,6 +128,20 @@ def _centred(view: View, size: tuple[int, int], x: float, y: float) -> View:
         return float(np.clip((wanted - low) / (high - low), 0, 1)) if high - low > 1e-6 else 0.5
 
     return replace(view, x=share(x, first.x, last.x), y=share(y, first.y, last.y))
+
+
+def _on_grid(view: View, size: tuple[int, int]) -> View:
+    """The view moved so that its window begins between two pixels, also where a JPEG is decoded at a fraction."""
+    here = window(view, (0, 0, *size))
+    if here.turn:
+        return view
+    grid_px = 8 if here.width > 2 * view.width_px else 1  # the smallest fraction is an eighth
+
+    def share(first: float, left_over: float) -> float:
+        places = int(left_over / grid_px)
+        return min(round(first / grid_px), places) * grid_px / left_over if places else 0.5
+
+    return replace(view, x=share(here.box[0], size[0] - here.width), y=share(here.box[1], size[1] - here.height))
 
 
 def _box(file: File, mask: File | None, whole: View) -> tuple[float, float, float, float] | None:

@@ -21,7 +21,7 @@ from limner.data.prepare import Style
 from limner.data.read import read, stream
 from limner.data.records import Subset, splits
 from limner.data.views import Augment
-from limner.errors import ConfigError, DataError
+from limner.errors import ConfigError, DataError, did_you_mean
 from limner.types import Sample
 
 Groups = list[tuple[Bucket, np.ndarray]]
@@ -136,7 +136,9 @@ def load_data(name: str) -> Sequence[Sample]:
         return read(name)
     except DataError as error:
         if not Path(name).exists() and own != "hub":
-            hint = f"give a folder, a zip, shards, a table, or a built-in name ({', '.join(known)})"
+            hint = did_you_mean(name, known)
+            if hint.startswith("known"):
+                hint = f"give a folder, a zip, shards, a table, or a built-in name ({', '.join(known)})"
             raise DataError(str(error), hint) from None
         raise
 
