@@ -11,7 +11,8 @@ repeats, per core: torch and the readers are given one thread.
     peer      ``datasets`` reads the folder; then what the text-to-image scripts of diffusers do to each picture:
               convert, resize the short side (bilinear), cut at random, mirror at random, to tensor, normalise; a
               DataLoader without workers, as is those scripts' default
-    limner    the training loader, nothing cached: read, decode, cut at random, mirror at random, Lanczos, normalise
+    limner    the training loader with its defaults, nothing cached: read, hash, decode, cut, mirror at random, Lanczos,
+              normalise; limner_random: with random crops, up to a quarter closer
     cached    the training loader with latents and captions in the cache, against the training step of the built-in
               prior (``finetune``, batch of 16): how much of a step the loader takes
 """
@@ -100,10 +101,10 @@ def peer(folder: Path, side_px: int, cache: str) -> float:
     return time.perf_counter() - start
 
 
-def limner(folder: Path, side_px: int) -> float:
+def limner(folder: Path, side_px: int, crop: str) -> float:
     """What the loader does with a picture that is not in the cache, up to the encoder."""
     samples = read(folder)
-    pixels = Pixels(Recipe(side_px, augment=Augment(crop="random", num_views=4), flip=True))
+    pixels = Pixels(Recipe(side_px, augment=Augment(crop=crop, num_views=4), flip=True))
     rng = np.random.default_rng(0)
     order = rng.permutation(len(samples))
     start = time.perf_counter()
@@ -155,7 +156,8 @@ def main() -> None:
         arms: dict[str, Callable[[], float]] = {
             "floor": lambda: floor(folder),
             "peer": lambda: peer(folder, given.resolution_px, f"{scratch}/datasets"),
-            "limner": lambda: limner(folder, given.resolution_px),
+            "limner": lambda: limner(folder, given.resolution_px, "centre"),
+            "limner_random": lambda: limner(folder, given.resolution_px, "random"),
         }
         seconds: dict[str, list[float]] = {name: [] for name in arms}
         for _ in range(given.repeats):

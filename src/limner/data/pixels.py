@@ -140,7 +140,7 @@ class Pixels:
         view, file = self.view(look), sample.mask if recipe.masked == "mask" else sample.image
         assert file is not None  # samples without a mask have been refused
         read = prepare.mask if recipe.masked == "mask" else prepare.alpha
-        wanted = key("weight", recipe.masked, self.digest(file), view.text(), repr(grid_HW))
+        wanted = key("weight", recipe.masked, self.digest(file), view.text(), recipe.style.text(), repr(grid_HW))
 
         def make(_: list[int]) -> list[Entry]:
             return [{"plane": F.adaptive_avg_pool2d(read(file, view).float(), grid_HW).round().byte()}]

@@ -174,7 +174,7 @@ def depth(file: File, view: View) -> Tensor:
 
 def to_float(uint8: Tensor) -> Tensor:
     """uint8 -> float in [-1, 1], any shape."""
-    return uint8.float() / 127.5 - 1
+    return uint8.float().div_(127.5).sub_(1)  # in place: these are large
 
 
 def load_uint8(file: File, side_px: int) -> Tensor:

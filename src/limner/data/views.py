@@ -131,15 +131,18 @@ def _centred(view: View, size: tuple[int, int], x: float, y: float) -> View:
 
 
 def _on_grid(view: View, size: tuple[int, int]) -> View:
-    """The view moved so that its window begins between two pixels, also where a JPEG is decoded at a fraction."""
+    """The view, its window begun between two pixels and as wide as a number of them, also where a JPEG is decoded at a
+    fraction: there the fast way of scaling is exact."""
     here = window(view, (0, 0, *size))
     if here.turn:
         return view
     grid_px = 8 if here.width > 2 * view.width_px else 1  # the smallest fraction is an eighth
+    view = replace(view, zoom=view.zoom * here.width / max(grid_px, here.width // grid_px * grid_px))
+    here = window(view, (0, 0, *size))
 
     def share(first: float, left_over: float) -> float:
-        places = int(left_over / grid_px)
-        return min(round(first / grid_px), places) * grid_px / left_over if places else 0.5
+        places = int(left_over / grid_px + 1e-6)
+        return min(round(first / grid_px), places) * grid_px / left_over if places else 0.0
 
     return replace(view, x=share(here.box[0], size[0] - here.width), y=share(here.box[1], size[1] - here.height))
 

@@ -135,10 +135,8 @@ def load_data(name: str) -> Sequence[Sample]:
     try:
         return read(name)
     except DataError as error:
-        if not Path(name).exists() and own != "hub":
-            hint = did_you_mean(name, known)
-            if hint.startswith("known"):
-                hint = f"give a folder, a zip, shards, a table, or a built-in name ({', '.join(known)})"
+        hint = did_you_mean(name, known)
+        if hint.startswith("did") and not Path(name).exists():
             raise DataError(str(error), hint) from None
         raise
 
