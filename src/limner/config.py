@@ -192,5 +192,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def dump(config: MethodConfig) -> str:
-    """The resolved configuration as YAML, in the order of the fields."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved configuration as YAML: the method and the prior, then the other fields in their order."""
+    values = config.model_dump(mode="json")
+    ordered = {"method": values.pop("method"), "prior": values.pop("prior"), **values}
+    return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True)

@@ -33,7 +33,7 @@ from tiny_pictures import (
     xyz_of_lab,
 )
 
-from limner.data import prepare
+from limner.data import palettes, prepare
 from limner.data.prepare import Style, View, load, load_uint8, open_picture, picture, size
 from limner.errors import DataError
 
@@ -464,6 +464,13 @@ def test_a_turn_is_counter_clockwise_and_about_the_centre() -> None:
     y, x = (torch.nonzero(shown > 127).float().mean(dim=0) - 24.5).tolist()
     assert x > 5
     assert y == pytest.approx(-x, abs=0.7)
+
+
+def test_numbered_labels_get_the_palettes_colours() -> None:
+    numbers_HW = np.random.default_rng(0).integers(0, 20, (16, 16), dtype=np.uint8)
+    shown_CHW = prepare.labels(saved(Image.fromarray(numbers_HW), "PNG"), SQUARE)
+    colour_B3HW = prepare.to_float(shown_CHW)[None]
+    assert torch.equal(palettes.to_labels(colour_B3HW, palettes.make(20))[0], torch.from_numpy(numbers_HW).long())
 
 
 def test_labels_are_never_mixed() -> None:

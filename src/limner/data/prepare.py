@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from limner.data import colour, geometry
+from limner.data import colour, geometry, palettes
 from limner.data.decode import Decoded, decode
 from limner.data.decode import size as size  # part of what this module offers, as is View
 from limner.data.geometry import View as View
@@ -99,12 +99,16 @@ def alpha(file: File, view: View) -> Tensor:
 def labels(file: File, view: View) -> Tensor:
     """A label map, uint8 CHW of three planes: each pixel is one of the file's, no colours are mixed.
 
+    Files of one channel hold the labels' numbers, and get the colours of ``palettes.make``; others hold colours.
+
     Raises:
         DataError: as ``open_picture``.
     """
     decoded = decode(file)
-    codes = colour.plain(decoded.picture, file).convert("RGB")
-    return geometry.cut(Decoded(codes, decoded.extent), view, Image.Resampling.NEAREST)
+    stored = colour.plain(decoded.picture, file)
+    codes = stored if stored.mode == "L" else stored.convert("RGB")
+    x_CHW = geometry.cut(Decoded(codes, decoded.extent), view, Image.Resampling.NEAREST)
+    return x_CHW if len(x_CHW) == 3 else palettes.make(256)[x_CHW[0].long()].permute(2, 0, 1)
 
 
 def mask(file: File, view: View) -> Tensor:
