@@ -169,9 +169,8 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
             raise ConfigError(first["msg"].removeprefix("Value error, ") + ".", "change one of the two") from None
         description = kind.model_fields[str(first["loc"][0])].description or ""
         given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
-        raise ConfigError(
-            f"option '{name}'{where}: {first['msg'].removeprefix('Value error, ').lower()}{given}.", f"{name} is {description}"
-        ) from None
+        said = first["msg"].removeprefix("Value error, ").lower()
+        raise ConfigError(f"option '{name}'{where}: {said}{given}.", f"{name} is {description}") from None
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

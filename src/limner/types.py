@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ class Sample:
     mask: File | None = None
     split: str = "train"
     meta: dict[str, Any] = field(default_factory=dict)
+
+
+class Tokens(NamedTuple):
+    """How a prior reads a caption: how many tokens it is, how many of them fit, and the words beyond."""
+
+    num: int
+    room: int
+    cut_off: str
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import pairs_folder, prior_folder
 
 from limner.cli.main import main
-from limner.run.checking import resolve_check, rules_of, tokens_of
+from limner.run.checking import resolve_check, rules_of
 from limner.run.job import load_prior
 
 
@@ -169,7 +169,7 @@ def test_a_configuration_file_names_method_and_data(
 
 
 def test_tokens_are_counted_as_the_prior_reads_them(prior: Path) -> None:
-    read = tokens_of(load_prior(str(prior)))
+    read = load_prior(str(prior)).count_tokens
     assert read is not None
     assert read("ab cd") == (4, 10, "")  # letters, as the toy tokenizer has it
     assert read("abcde fghij") == (10, 10, "")

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from test_methods import HERE, configure, ground, same, weights
 
 from limner import run
-from limner.data.load import Schedule
 from limner.config import dump
+from limner.data.load import Schedule
 from limner.errors import LimnerError
 from limner.train import checkpoint
 from limner.train.trainer import Trainer

@@ -26,7 +26,7 @@ from limner.data import duplicates
 from limner.data.builtin.fluent import fluent
 from limner.data.check import RECORD, Audit, audit
 from limner.data.encode import Encoder
-from limner.data.examine import Rules, Tokens
+from limner.data.examine import Rules
 from limner.data.files import Bytes
 from limner.data.findings import CODES, Needs, refused
 from limner.data.load import Loader
@@ -34,9 +34,8 @@ from limner.data.prepare import open_picture
 from limner.data.read import read, stream
 from limner.data.sheet import write_sheet
 from limner.errors import DataError
-from limner.run.checking import needs_of, sizes_of
-from limner.run.data import load_splits, recipe_of, refuse
-from limner.types import Cond, Sample
+from limner.run.data import load_splits, needs_of, recipe_of, refuse, sizes_of
+from limner.types import Cond, Sample, Tokens
 
 IMAGE_PX, MULTIPLE_PX = 16, 8
 
@@ -171,7 +170,7 @@ def train_says(config: MethodConfig, condition_px: int | None) -> str:
         training, held_out, _, groups = load_splits(config, IMAGE_PX, MULTIPLE_PX)
         recipe = recipe_of(config, IMAGE_PX, condition_px)
         for samples, buckets in ((training, groups), (held_out, [])):
-            refuse(samples, config, recipe)
+            refuse(samples, needs_of(config, condition_px), recipe)
             loader = Loader(samples, recipe, encoder, 0, CPU, buckets)
             list(loader.encode_all())
             if condition_px:  # read as batches are made

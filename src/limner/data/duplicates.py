@@ -31,6 +31,7 @@ CHUNK = 1 << 12  # pairs compared at once
 
 # What a copy may differ by, in levels of 255: so much, and this share of the range of the cells around.
 LEVELS, SHARE, COLOUR_LEVELS = 5.0, 0.2, 16.0
+ALIKE = 0.93  # correlation of any copy, cropped by 3 % or made so bright that white areas grow
 LEAST, MOST = 4, 250  # beyond, brightness may have been cut off
 
 
@@ -57,12 +58,17 @@ def near(kept_N: np.ndarray, mirrored: bool) -> np.ndarray:
     num, points_MD = len(point_ND), point_ND
     if mirrored:
         points_MD = np.concatenate([point_ND, point_ND * MIRRORED])
-    found = [np.zeros((0, 2), np.int64)]
+    tried_Q, found = np.zeros(0, np.int64), [np.zeros((0, 2), np.int64)]
     for pair_P2 in _candidates(points_MD):
         if mirrored:
-            pair_P2 = np.sort(pair_P2[(pair_P2 >= num).sum(axis=1) == 1] % num, axis=1)
-        pair_P2 = pair_P2[pair_P2[:, 0] != pair_P2[:, 1]]
-        found.append(pair_P2[same(kept_N[pair_P2[:, 0]], kept_N[pair_P2[:, 1]], mirrored)])
+            pair_P2 = pair_P2[(pair_P2 >= num).sum(axis=1) == 1] % num
+        one_P, other_P = np.sort(pair_P2, axis=1).T
+        code_P = np.unique((one_P * num + other_P)[one_P != other_P])
+        code_P = np.setdiff1d(code_P, tried_Q, assume_unique=True)  # the grids meet much the same pairs
+        tried_Q = np.concatenate([tried_Q, code_P])
+        for first in range(0, len(code_P), CHUNK):
+            pair_P2 = np.stack(np.divmod(code_P[first : first + CHUNK], num), axis=1)
+            found.append(pair_P2[same(kept_N[pair_P2[:, 0]], kept_N[pair_P2[:, 1]], mirrored)])
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -77,7 +83,7 @@ def _points(kept_N: np.ndarray) -> np.ndarray:
 
 
 def _candidates(point_ND: np.ndarray) -> Iterator[np.ndarray]:
-    """Pairs of numbers of points that are nearer than NEAR, (P, 2), smaller number first; some more than once."""
+    """Pairs of numbers of points that are nearer than NEAR, (P, 2): those of each grid, so that many come again."""
     for table in range(TABLES):
         random = np.random.default_rng(table)
         cells_NK = point_ND @ random.standard_normal((point_ND.shape[1], PROJECTIONS)).astype(np.float32) / WIDTH
@@ -87,11 +93,13 @@ def _candidates(point_ND: np.ndarray) -> Iterator[np.ndarray]:
         cell_N = cell_N[order_N]
         for apart in range(1, WINDOW + 1):
             together = np.flatnonzero(cell_N[apart:] == cell_N[:-apart])
-            for first in range(0, len(together), CHUNK):
-                some = together[first : first + CHUNK]
-                pair_P2 = np.stack([order_N[some], order_N[some + apart]], axis=1)
-                distance_P = np.linalg.norm(point_ND[pair_P2[:, 0]] - point_ND[pair_P2[:, 1]], axis=1)
-                yield np.sort(pair_P2[distance_P < NEAR], axis=1)
+            pair_P2 = np.stack([order_N[together], order_N[together + apart]], axis=1)
+            near_P = np.zeros(len(pair_P2), bool)
+            for first in range(0, len(pair_P2), CHUNK):
+                some = slice(first, first + CHUNK)
+                between_PD = point_ND[pair_P2[some, 0]] - point_ND[pair_P2[some, 1]]
+                near_P[some] = np.square(between_PD).sum(axis=1) < NEAR**2
+            yield pair_P2[near_P]
 
 
 def same(a_P: np.ndarray, b_P: np.ndarray, mirrored: bool = False) -> np.ndarray:
@@ -99,7 +107,22 @@ def same(a_P: np.ndarray, b_P: np.ndarray, mirrored: bool = False) -> np.ndarray
     b_luma, b_colour = (b_P[name][:, :, ::-1] if mirrored else b_P[name] for name in ("luma", "colour"))
     a_luma, b_luma = (luma.astype(np.float32) for luma in (a_P["luma"], b_luma))
     a_hue, b_hue = (_hue(colour) for colour in (a_P["colour"], b_colour))
-    return _explains(a_luma, b_luma, a_hue, b_hue) | _explains(b_luma, a_luma, b_hue, a_hue)
+    # What cannot be the same by far is told cheaply.
+    same_P = np.abs(a_hue - b_hue).max(axis=(1, 2, 3)) < COLOUR_LEVELS + np.abs(a_hue).max(axis=(1, 2, 3)) / 3
+    same_P &= _correlation(a_luma, b_luma) > ALIKE
+    left = np.flatnonzero(same_P)
+    a_luma, b_luma, a_hue, b_hue = a_luma[left], b_luma[left], a_hue[left], b_hue[left]
+    same_P[left] = _explains(a_luma, b_luma, a_hue, b_hue)
+    rest = ~same_P[left]
+    same_P[left[rest]] = _explains(b_luma[rest], a_luma[rest], b_hue[rest], a_hue[rest])
+    return same_P
+
+
+def _correlation(a_PHW: np.ndarray, b_PHW: np.ndarray) -> np.ndarray:
+    """Of the cells of each pair, 1 for a pair without contrast."""
+    a_PK, b_PK = (x - x.mean(axis=1, keepdims=True) for x in (x.reshape(len(x), -1) for x in (a_PHW, b_PHW)))
+    length_P = np.linalg.norm(a_PK, axis=1) * np.linalg.norm(b_PK, axis=1)
+    return np.where(length_P > 0, np.einsum("pk,pk->p", a_PK, b_PK) / np.maximum(length_P, 1e-9), 1)
 
 
 def _hue(colour_PHW3: np.ndarray) -> np.ndarray:
@@ -135,6 +158,10 @@ def _explains(a_PHW: np.ndarray, b_PHW: np.ndarray, a_hue: np.ndarray, b_hue: np
 
 def _range(x_PHW: np.ndarray) -> np.ndarray:
     """Largest less smallest of each cell and its eight neighbours."""
-    around = np.pad(x_PHW, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    blocks = np.lib.stride_tricks.sliding_window_view(around, (3, 3), axis=(1, 2))
-    return blocks.max(axis=(3, 4)) - blocks.min(axis=(3, 4))
+
+    def around(x_PHW: np.ndarray, most: np.ufunc) -> np.ndarray:
+        x_PHW = np.pad(x_PHW, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        rows = most(most(x_PHW[:, :-2], x_PHW[:, 1:-1]), x_PHW[:, 2:])
+        return most(most(rows[:, :, :-2], rows[:, :, 1:-1]), rows[:, :, 2:])
+
+    return around(x_PHW, np.maximum) - around(x_PHW, np.minimum)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from limner.data.pixels import SOURCES, Recipe
 from limner.data.prepare import View
 from limner.data.views import keeps_sides
 from limner.errors import DataError, LimnerError
-from limner.types import File, Sample
+from limner.types import File, Sample, Tokens
 
 # Bits of a record's ``said``.
 CAPTIONED, TOO_LONG, SIDED = 1, 2, 4
@@ -37,14 +36,6 @@ RECORD = np.dtype(
         ("source", np.int8),
     ]
 )
-
-
-class Tokens(NamedTuple):
-    """How a prior reads a caption: how many tokens it is, how many of them fit, and the words beyond."""
-
-    num: int
-    room: int
-    cut_off: str
 
 
 @dataclass(frozen=True)

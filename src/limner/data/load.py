@@ -18,9 +18,9 @@ import torch
 from limner.data import prepare, views
 from limner.data.buckets import Bucket
 from limner.data.encode import Encoder
+from limner.data.findings import misfit
 from limner.data.order import Shuffled, Streamed
 from limner.data.pixels import Look, Pixels, Recipe
-from limner.errors import DataError
 from limner.types import Batch, Dice, Sample
 
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -198,12 +198,8 @@ class Loader:
             wanted = self.recipe.condition_px and not self.recipe.condition
             if other is None or not (wanted if name == "source" else self.recipe.masked == "mask"):
                 continue
-            (w, h), (v, g) = prepare.size(sample.image), prepare.size(other)
-            if abs(w * g - v * h) > 0.05 * v * h:
-                raise DataError(
-                    f"{other} is {v} x {g} pixels and its other half {w} x {h}: they cannot lie on each other.",
-                    "cut both to the same shape",
-                )
+            if wrong := misfit(other, prepare.size(sample.image), prepare.size(other)):
+                raise wrong.error()
 
 
 def batches(loader: Loader, schedule: Schedule, start: int, stop: int) -> Iterator[Batch]:

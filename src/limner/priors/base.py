@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.priors.paths import Path
-from limner.types import Cond
+from limner.types import Cond, Tokens
 
 
 class Prior(ABC):
@@ -62,6 +62,10 @@ class Prior(ABC):
     @abstractmethod
     def encode_text(self, captions: Sequence[str]) -> Cond:
         """One row of tokens a caption; the empty caption is the null condition."""
+
+    @abstractmethod
+    def count_tokens(self, caption: str) -> Tokens:
+        """How ``encode_text`` reads a caption; what does not fit is cut off without a word."""
 
     @abstractmethod
     def predict(self, x_t_BCHW: Tensor, t_B: Tensor, cond: Cond) -> Tensor:

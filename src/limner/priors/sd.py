@@ -6,6 +6,7 @@ The scheduler's own configuration says which path it is: epsilon, v_prediction, 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from limner.errors import PriorError
 from limner.priors import paths
 from limner.priors.base import Prior
-from limner.types import Cond
+from limner.types import Cond, Tokens
 
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
@@ -40,6 +41,7 @@ class StableDiffusion(Prior):
         self.network = unet
         self.path = path
         self.tokenizer = tokenizer
+        self._tokenizing = threading.Lock()  # a tokenizer keeps its settings within itself, and loaders are threads
         self.frozen = nn.ModuleDict({"vae": vae, "text_encoder": text_encoder}).requires_grad_(False).eval()
         side = unet.config.sample_size
         self.latent_CHW = (vae.config.latent_channels, side, side)
@@ -98,10 +100,22 @@ class StableDiffusion(Prior):
         return self.frozen["vae"].decode(z_BCHW / self.latent_scale).sample.clamp(-1, 1)
 
     def encode_text(self, captions: Sequence[str]) -> Cond:
-        ids = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
-        ).input_ids
+        with self._tokenizing:
+            ids = self.tokenizer(
+                list(captions), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
+            ).input_ids
         return Cond(self.frozen["text_encoder"](ids.to(self.device)).last_hidden_state)
+
+    def count_tokens(self, caption: str) -> Tokens:
+        with self._tokenizing:
+            read = self.tokenizer(caption, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        room = self.num_tokens - self.tokenizer.num_special_tokens_to_add()
+        starts = [start for start, _ in read.offset_mapping]
+        if len(starts) <= room:
+            return Tokens(len(starts), room, "")
+        before = caption[: starts[room]]
+        within_word = before[-1:].isalnum() and caption[starts[room]].isalnum()
+        return Tokens(len(starts), room, caption[before.rfind(" ") + 1 if within_word else len(before) :].strip())
 
     def predict(self, x_t_BCHW: Tensor, t_B: Tensor, cond: Cond) -> Tensor:
         if cond.channels_BCHW is not None:

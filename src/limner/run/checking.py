@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from limner.config import MethodConfig, TranslateConfig, read_yaml
+from limner.config import MethodConfig, read_yaml
 from limner.config import resolve as resolve_config
-from limner.data.buckets import Bucket
-from limner.data.buckets import make as make_buckets
 from limner.data.check import Audit, audit, numbers
-from limner.data.examine import Rules, Tokens
+from limner.data.examine import Rules
 from limner.data.findings import Finding, Needs, refused
 from limner.data.read import stream
 from limner.data.records import Stream
 from limner.data.strays import alone, in_roles, rescue, tree_of
 from limner.errors import ConfigError, DataError
-from limner.priors.base import Prior
-from limner.run.data import load_data, recipe_of
+from limner.run.data import load_data, needs_of, recipe_of, sizes_of
 from limner.run.job import build_method, load_prior, resolve
 from limner.train import progress
 from limner.types import Sample
@@ -101,52 +97,5 @@ def rules_of(config: MethodConfig) -> Rules:
         buckets=buckets,
         resolutions_px=resolutions_px,
         batch_size=config.batch_size,
-        tokens=tokens_of(prior),
+        tokens=prior.count_tokens,
     )
-
-
-def needs_of(config: MethodConfig, condition_px: int | None) -> Needs:
-    """What every record must have; ``condition_px`` is the method's, None where it takes no condition picture."""
-    return Needs(
-        source=isinstance(config, TranslateConfig) and config.condition == "source",
-        caption=condition_px is None,
-        mask=config.masked_loss == "mask",
-    )
-
-
-def sizes_of(config: MethodConfig, image_px: int, multiple_px: int) -> tuple[list[Bucket], tuple[int, ...]]:
-    """The sizes that pictures are cut to, and the resolutions they stand for.
-
-    Raises:
-        ConfigError: a size that the prior cannot take.
-    """
-    resolutions_px = config.resolutions_px or (image_px,)
-    if wrong := [side for side in resolutions_px if side < multiple_px or side % multiple_px]:
-        raise ConfigError(
-            f"resolutions_px: {wrong[0]} is no multiple of {multiple_px}.",
-            f"the prior '{config.prior}' takes sides that are",
-        )
-    if config.aspect == "buckets":
-        return make_buckets(resolutions_px, multiple_px), resolutions_px
-    return [Bucket(side, side) for side in resolutions_px], resolutions_px
-
-
-def tokens_of(prior: Prior) -> Callable[[str], Tokens] | None:
-    """How the prior's tokenizer reads captions; None where the prior has none to ask."""
-    tokenizer = vars(prior).get("tokenizer")
-    if tokenizer is None:
-        return None
-    lock = threading.Lock()  # a tokenizer keeps its settings within itself
-    room = prior.num_tokens - tokenizer.num_special_tokens_to_add()
-
-    def read(caption: str) -> Tokens:
-        with lock:
-            read = tokenizer(caption, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-        starts = [start for start, _ in read.offset_mapping]
-        if len(starts) <= room:
-            return Tokens(len(starts), room, "")
-        before = caption[: starts[room]]
-        within_word = before[-1:].isalnum() and caption[starts[room]].isalnum()
-        return Tokens(len(starts), room, caption[before.rfind(" ") + 1 if within_word else len(before) :].strip())
-
-    return read

@@ -15,6 +15,7 @@ from limner.data.buckets import Bucket, assign
 from limner.data.buckets import make as make_buckets
 from limner.data.captions import Captioner
 from limner.data.condition import Condition, bind
+from limner.data.findings import Needs, lacks
 from limner.data.order import Streamed
 from limner.data.pixels import Recipe
 from limner.data.prepare import Style
@@ -57,17 +58,9 @@ def load_splits(
 
 def _groups(training: Subset, config: MethodConfig, image_px: int, multiple_px: int) -> Groups:
     """Which pictures are cut to which size."""
-    resolutions_px = config.resolutions_px or (image_px,)
-    if wrong := [side for side in resolutions_px if side < multiple_px or side % multiple_px]:
-        raise ConfigError(
-            f"resolutions_px: {wrong[0]} is no multiple of {multiple_px}.",
-            f"the prior '{config.prior}' takes sides that are",
-        )
-    if config.aspect == "square" and len(resolutions_px) == 1:
-        return [(Bucket(resolutions_px[0], resolutions_px[0]), np.arange(len(training)))]
-    shapes = [Bucket(side, side) for side in resolutions_px]
-    if config.aspect == "buckets":
-        shapes = make_buckets(resolutions_px, multiple_px)
+    shapes, resolutions_px = sizes_of(config, image_px, multiple_px)
+    if len(shapes) == 1:
+        return [(shapes[0], np.arange(len(training)))]
     sizes_N2 = np.array([prepare.size(sample.image) for sample in training])
     table = assign(sizes_N2, shapes, resolutions_px)
     return [(bucket, numbers_N) for bucket, numbers_N in table.groups if len(numbers_N)]
@@ -141,16 +134,35 @@ def load_data(name: str) -> Sequence[Sample]:
         raise
 
 
-def refuse(samples: Iterable[Sample], config: MethodConfig, recipe: Recipe) -> None:
-    """Records that this method cannot learn from, before any compute is spent."""
-    needs_source = isinstance(config, TranslateConfig) and config.condition == "source"
+def refuse(samples: Iterable[Sample], needs: Needs, recipe: Recipe) -> None:
+    """Stop at the first record that the method cannot learn from, before any compute is spent."""
     for sample in samples:
-        if needs_source and sample.source is None:
-            raise DataError(
-                f"{sample.image} has no source picture beside it.",
-                "give pairs (source/ and target/ with equal names), or a computed condition: --condition edges",
-            )
-        if recipe.condition_px is None and not recipe.captioner.caption(sample, 0):
-            raise DataError(f"{sample.image} has no caption.", "write one into a .txt file of the same name beside it")
-        if config.masked_loss == "mask" and sample.mask is None:
-            raise DataError(f"{sample.image} has no mask.", "add mask/ beside source/ and target/, or masked_loss=off")
+        for finding in lacks(sample, recipe.captioner.caption(sample, 0), needs):
+            if finding.severity == "error":
+                raise finding.error()
+
+
+def needs_of(config: MethodConfig, condition_px: int | None) -> Needs:
+    """What every record must have; ``condition_px`` is the method's, None where it takes no condition picture."""
+    return Needs(
+        source=isinstance(config, TranslateConfig) and config.condition == "source",
+        caption=condition_px is None,
+        mask=config.masked_loss == "mask",
+    )
+
+
+def sizes_of(config: MethodConfig, image_px: int, multiple_px: int) -> tuple[list[Bucket], tuple[int, ...]]:
+    """The sizes that pictures are cut to, and the resolutions they stand for.
+
+    Raises:
+        ConfigError: a size that the prior cannot take.
+    """
+    resolutions_px = config.resolutions_px or (image_px,)
+    if wrong := [side for side in resolutions_px if side < multiple_px or side % multiple_px]:
+        raise ConfigError(
+            f"resolutions_px: {wrong[0]} is no multiple of {multiple_px}.",
+            f"choose {max(1, wrong[0] // multiple_px) * multiple_px}, or another multiple",
+        )
+    if config.aspect == "buckets":
+        return make_buckets(resolutions_px, multiple_px), resolutions_px
+    return [Bucket(side, side) for side in resolutions_px], resolutions_px

@@ -19,7 +19,7 @@ from limner.errors import ConfigError, RunError
 from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.priors.sd import StableDiffusion
-from limner.run.data import load_splits, recipe_of, refuse
+from limner.run.data import load_splits, needs_of, recipe_of, refuse
 from limner.sampling.images import to_uint8
 from limner.train import checkpoint, progress
 from limner.types import Dice, Sample
@@ -83,7 +83,7 @@ def build(config: MethodConfig, device: torch.device, method: Method | None = No
     recipe = recipe_of(config, prior.image_px, method.condition_px)
     training, held_out, test, groups = load_splits(config, prior.image_px, prior.multiple_px)
     for part in (training.held_out if isinstance(training, Streamed) else training, held_out, test):
-        refuse(part, config, recipe)
+        refuse(part, needs_of(config, method.condition_px), recipe)
 
     def upright(samples: Sequence[Sample]) -> Loader:
         return Loader(samples, recipe.upright(), encoder, VALIDATION_SEED, device)

@@ -6,6 +6,7 @@ RUN/  config.yaml  log.jsonl  energy.jsonl  tensorboard/  samples/  checkpoints/
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from limner.train.trainer import Trainer
 # A change of these does not make a run another run: they say how often to look, not what to learn.
 FREE = {"save_every", "keep", "sample_every", "evaluate_every", "guidance_scale", "guidance", "sample_steps", "out"}
 GRID_PICTURES = 8
+CAPTIONS = 10_000  # looked at for their length before a run
 VALIDATION_ROUNDS = 4  # each with other noise and times
 
 console = Console(stderr=True)
@@ -45,6 +47,8 @@ def train(config: MethodConfig) -> Path:
     accelerator = Accelerator(mixed_precision=mixed, cpu=cpu, log_with="tensorboard", project_dir=folder)
     main = accelerator.is_main_process
     job = build(config, accelerator.device)
+    if main:
+        _tell_of_cut_captions(job)
     for title, loader in (("reading pictures", job.train), ("reading held-out pictures", job.validation)):
         with progress.bar(title, len(loader), 0, 1, shown=main and len(loader) > 0) as advance:
             for done in loader.encode_all(accelerator.process_index, accelerator.num_processes):
@@ -82,6 +86,17 @@ def train(config: MethodConfig) -> Path:
     if main:
         console.print(f"trained: {folder}; score it with: limner evaluate {folder}", soft_wrap=True)
     return folder
+
+
+def _tell_of_cut_captions(job: Job) -> None:
+    """A prior cuts long captions off without a word; here is the word."""
+    samples = job.validation.samples if job.config.stream else job.train.samples
+    read = [job.method.prior.count_tokens(job.train.caption(sample)) for sample in itertools.islice(samples, CAPTIONS)]
+    if num := sum(bool(tokens.cut_off) for tokens in read):
+        console.print(
+            f"{num} captions are longer than the {read[0].room} tokens that the prior reads, and are cut off there; "
+            f"'limner check {job.config.data}' names them"
+        )
 
 
 def _refuse_another(folder: Path, config: MethodConfig) -> None:
