@@ -161,7 +161,7 @@ def sizes_of(config: MethodConfig, image_px: int, multiple_px: int) -> tuple[lis
     if wrong := [side for side in resolutions_px if side < multiple_px or side % multiple_px]:
         raise ConfigError(
             f"resolutions_px: {wrong[0]} is no multiple of {multiple_px}.",
-            f"choose {max(1, wrong[0] // multiple_px) * multiple_px}, or another multiple",
+            f"the prior '{config.prior}' takes {max(1, wrong[0] // multiple_px) * multiple_px}, or another multiple",
         )
     if config.aspect == "buckets":
         return make_buckets(resolutions_px, multiple_px), resolutions_px
