@@ -22,17 +22,17 @@ from test_fuzz import NUM_FILES, damaged
 from tiny import pairs_folder
 
 from limner.config import MethodConfig, TranslateConfig
-from limner.data import duplicates
+from limner.data.auditing import duplicates
+from limner.data.auditing.examine import Rules
+from limner.data.auditing.sheet import write_sheet
 from limner.data.builtin.fluent import fluent
 from limner.data.check import RECORD, Audit, audit
 from limner.data.encode import Encoder
-from limner.data.examine import Rules
-from limner.data.files import Bytes
 from limner.data.findings import CODES, Needs, refused
+from limner.data.formats.files import Bytes
 from limner.data.load import Loader
 from limner.data.prepare import open_picture
 from limner.data.read import read, stream
-from limner.data.sheet import write_sheet
 from limner.errors import DataError
 from limner.run.data import load_splits, needs_of, recipe_of, refuse, sizes_of
 from limner.types import Cond, Sample, Tokens

@@ -314,7 +314,7 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from limner.data.decode import decode
+from limner.data.imaging.decode import decode
 from limner.errors import DataError
 
 def peak_mb():

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tiny_pictures import Blob, saved
 
 from limner.data import prepare
-from limner.data.geometry import window
+from limner.data.imaging.geometry import window
 from limner.data.prepare import View
 from limner.data.views import Augment, draw, keeps_sides
 

@@ -108,7 +108,7 @@ def _pairs(source: Path, target: Path, overwrite: bool) -> list[tuple[str, Path,
         DataError: nothing to read.
         ConfigError: a file that must not be written.
     """
-    from limner.data.files import PICTURES, Folder
+    from limner.data.formats.files import PICTURES, Folder
 
     if source.is_dir():
         if target.suffix and not target.is_dir():

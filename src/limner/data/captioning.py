@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from limner.data.captions import Captioner, fields_of
-from limner.data.fields import split_in
-from limner.data.files import Member
+from limner.data.formats.fields import split_in
+from limner.data.formats.files import Member
 from limner.errors import ConfigError, DataError, did_you_mean
 from limner.types import File, Sample
 

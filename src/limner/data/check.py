@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from limner.data import judge
-from limner.data.examine import RECORD, Examined, Rules, examine
-from limner.data.files import Bytes, Tree
+from limner.data.auditing import judge
+from limner.data.auditing.examine import RECORD, Examined, Rules, examine
+from limner.data.auditing.judge import Looked
+from limner.data.auditing.strays import strays
+from limner.data.auditing.summary import summarise
 from limner.data.findings import SEVERITIES, Finding, refused
-from limner.data.index import Strings
-from limner.data.judge import Looked
+from limner.data.formats.files import Bytes, Tree
+from limner.data.formats.index import Strings
 from limner.data.records import NUM_HELD_OUT, SPLITS, Stream, splits
-from limner.data.strays import strays
-from limner.data.summary import summarise
 from limner.errors import LimnerError
 from limner.types import Sample
 

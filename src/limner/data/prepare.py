@@ -1,7 +1,7 @@
 """From a file to a tensor: upright, in sRGB, on a stated background, cut and scaled as a view says.
 
-Pictures, and what belongs to them (masks, label maps, depth, normals), all pass through ``geometry``, so that one view
-lies on all of them alike.
+Pictures, and what belongs to them (masks, label maps, depth, normals), all pass through ``imaging/geometry.py``, so
+that one view lies on all of them alike.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from limner.data import colour, geometry, palettes
-from limner.data.decode import Decoded, decode
-from limner.data.decode import size as size  # part of what this module offers, as is View
-from limner.data.geometry import View as View
+from limner.data import palettes
+from limner.data.imaging import colour, geometry
+from limner.data.imaging.decode import Decoded, decode
+from limner.data.imaging.decode import size as size  # part of what this module offers, as is View
+from limner.data.imaging.geometry import View as View
 from limner.errors import DataError
 from limner.types import File
 

@@ -1,13 +1,15 @@
 """From a name to records. What may be given, and what a folder may hold, in this order of precedence:
 
-    a folder, or a zip of one     metadata.jsonl | metadata.csv | metadata.parquet   a row a picture: see ``fields.py``
+    a folder, or a zip of one     metadata.jsonl | metadata.csv | metadata.parquet   a row a picture
                                   train/ validation/ (or val/) test/                 each a folder of any kind here
-                                  source/ target/ (mask/)                            pairs: see ``folder.py``
-                                  pictures, named *_source, *_target or not          see ``folder.py``
-                                  *.tar, else *.parquet                              see ``shards.py``, ``parquet.py``
+                                  source/ target/ (mask/)                            pairs
+                                  pictures, named *_source, *_target or not
+                                  *.tar, else *.parquet
     such a file itself            photos/metadata.csv, photos/my_captions.jsonl, shard.tar, rows.parquet
     several of them               shards/{000..012}.tar, data/train-*.parquet
     hub:OWNER/NAME[:CONFIG]       a data set of the Hugging Face hub, through ``datasets``
+
+``formats`` has a file for each, and ``formats/fields.py`` the names of columns.
 
 Order never depends on the file system: files that list pictures keep their order, all else is sorted by relative path.
 ``read`` goes through the data once, before any training: each row must parse, each picture that it names must be there
@@ -27,10 +29,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from limner.data import folder, hub, metadata, parquet, shards
-from limner.data.fields import SPLIT_FOLDERS
-from limner.data.files import PICTURES, Folder, Tree, open_zip
-from limner.data.index import Joined, Renamed, Shard, ShardStream, Strings, renamed
+from limner.data.formats import folder, hub, metadata, parquet, shards
+from limner.data.formats.fields import SPLIT_FOLDERS
+from limner.data.formats.files import PICTURES, Folder, Tree, open_zip
+from limner.data.formats.index import Joined, Renamed, Shard, ShardStream, Strings, renamed
 from limner.data.records import Stream
 from limner.errors import DataError
 from limner.types import Sample

@@ -46,7 +46,6 @@ class Subset(Sequence[Sample]):
             return self.take(index)
         return replace(self.records[int(self.numbers_N[index])], split=self.split)
 
-
     def take(self, which: slice | np.ndarray) -> Subset:
         """Some of these."""
         return Subset(self.records, self.numbers_N[which], self.split)

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from limner.data import prepare
-from limner.data.geometry import window
+from limner.data.imaging.geometry import window
 from limner.data.prepare import View
 from limner.types import File
 

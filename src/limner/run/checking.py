@@ -11,12 +11,12 @@ import torch
 
 from limner.config import MethodConfig, read_yaml
 from limner.config import resolve as resolve_config
+from limner.data.auditing.examine import Rules
+from limner.data.auditing.strays import alone, in_roles, rescue, tree_of
 from limner.data.check import Audit, audit, numbers
-from limner.data.examine import Rules
 from limner.data.findings import Finding, Needs, refused
 from limner.data.read import stream
 from limner.data.records import Stream
-from limner.data.strays import alone, in_roles, rescue, tree_of
 from limner.errors import ConfigError, DataError
 from limner.run.data import load_data, needs_of, recipe_of, sizes_of
 from limner.run.job import build_method, load_prior, resolve

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from limner.data import fields
-from limner.data.files import Folder
-from limner.data.index import Joined, Shard
-from limner.data.parquet import Table, first_line, sample_of, with_bytes
+from limner.data.formats import fields
+from limner.data.formats.files import Folder
+from limner.data.formats.index import Joined, Shard
+from limner.data.formats.parquet import Table, first_line, sample_of, with_bytes
 from limner.errors import DataError
 from limner.types import Sample
 

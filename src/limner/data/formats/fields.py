@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from limner.data.files import Tree
-from limner.data.index import first_repeat
+from limner.data.formats.files import Tree
+from limner.data.formats.index import first_repeat
 from limner.data.records import SPLITS
 from limner.errors import DataError, did_you_mean
 from limner.types import File, Sample

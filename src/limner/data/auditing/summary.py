@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from limner.data import facts
-from limner.data.decode import FORMATS
-from limner.data.examine import CAPTIONED, SIDED, TOO_LONG, Rules
-from limner.data.judge import TRAIN, Looked, table_of
+from limner.data.auditing import facts
+from limner.data.auditing.examine import CAPTIONED, SIDED, TOO_LONG, Rules
+from limner.data.auditing.judge import TRAIN, Looked, table_of
+from limner.data.imaging.decode import FORMATS
 from limner.data.records import SPLITS
 
 

@@ -8,9 +8,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from limner.data import colour, duplicates
-from limner.data.decode import FORMATS, SWAPS, decode
-from limner.data.files import Bytes
+from limner.data.auditing import duplicates
+from limner.data.formats.files import Bytes
+from limner.data.imaging import colour
+from limner.data.imaging.decode import FORMATS, SWAPS, decode
 from limner.errors import DataError
 from limner.types import File
 

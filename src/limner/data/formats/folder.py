@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from limner.data.fields import split_in
-from limner.data.files import PICTURES, Tree
-from limner.data.index import Lookup, Records, Strings, first_repeat, hashes
+from limner.data.formats.fields import split_in
+from limner.data.formats.files import PICTURES, Tree
+from limner.data.formats.index import Lookup, Records, Strings, first_repeat, hashes
 from limner.errors import DataError
 from limner.types import Sample
 

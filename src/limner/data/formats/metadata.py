@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from limner.data import fields
-from limner.data.files import Tree
-from limner.data.index import Records, Shard
+from limner.data.formats import fields
+from limner.data.formats.files import Tree
+from limner.data.formats.index import Records, Shard
 from limner.errors import DataError
 from limner.types import Sample
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from limner.data import fields
-from limner.data.files import COPY_AGAIN, Bytes, Folder
-from limner.data.index import Joined, Records, Shard
-from limner.data.shards import prefixes, split_of
+from limner.data.formats import fields
+from limner.data.formats.files import COPY_AGAIN, Bytes, Folder
+from limner.data.formats.index import Joined, Records, Shard
+from limner.data.formats.shards import prefixes, split_of
 from limner.errors import DataError
 from limner.types import File, Sample
 

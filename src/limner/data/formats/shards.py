@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from limner.data import fields
-from limner.data.files import COPY_AGAIN, PICTURES, Bytes, Span
-from limner.data.index import Records, Shard, first_repeat
+from limner.data.formats import fields
+from limner.data.formats.files import COPY_AGAIN, PICTURES, Bytes, Span
+from limner.data.formats.index import Records, Shard, first_repeat
 from limner.errors import DataError
 from limner.types import File, Sample
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from limner.data import facts, prepare
+from limner.data import prepare
+from limner.data.auditing import facts
 from limner.data.buckets import Bucket
 from limner.data.captions import missing_words
-from limner.data.files import Bytes
 from limner.data.findings import Finding, Needs, Severity, lacks, misfit, refused
+from limner.data.formats.files import Bytes
 from limner.data.pixels import SOURCES, Recipe
 from limner.data.prepare import View
 from limner.data.views import keeps_sides

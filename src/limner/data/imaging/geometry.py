@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from limner.data.decode import Decoded
+from limner.data.imaging.decode import Decoded
 
 # torch's Lanczos is Pillow's, to two levels, at five times its speed; torch 2.13 has it.
 TORCH_HAS_LANCZOS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)

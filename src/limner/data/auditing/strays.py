@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from limner.data.files import PICTURES, Folder, Tree, open_zip
 from limner.data.findings import Finding
-from limner.data.folder import ROLES, Half, Pictures, is_picture
-from limner.data.index import hashes
+from limner.data.formats.files import PICTURES, Folder, Tree, open_zip
+from limner.data.formats.folder import ROLES, Half, Pictures, is_picture
+from limner.data.formats.index import hashes
 from limner.data.read import METADATA
 from limner.errors import DataError
 from limner.types import Sample

@@ -29,8 +29,9 @@ NEAR = 0.2  # farthest candidates; of copies cropped by 2 %, 99 in 100 are neare
 TABLES, PROJECTIONS, WIDTH, WINDOW = 16, 10, 0.6, 8
 CHUNK = 1 << 12  # pairs compared at once
 
-# What a copy may differ by, in levels of 255: so much, and this share of the range of the cells around.
-LEVELS, SHARE, COLOUR_LEVELS = 5.0, 0.2, 16.0
+# What a cell of a copy may differ by, in levels of 255: a share of the picture's standard deviation, within limits (two
+# skies are alike by nature), and one of the range of the cells around. Colours by as much, whatever they are.
+CONTRAST_SHARE, LEVELS, RANGE_SHARE, COLOUR_LEVELS = 0.15, (2.5, 5.0), 0.2, 16.0
 ALIKE = 0.93  # correlation of any copy, cropped by 3 % or made so bright that white areas grow
 LEAST, MOST = 4, 250  # beyond, brightness may have been cut off
 
@@ -151,7 +152,8 @@ def _explains(a_PHW: np.ndarray, b_PHW: np.ndarray, a_hue: np.ndarray, b_hue: np
     fit_P6 = np.linalg.solve(normal_P66, right_P6[..., None])[..., 0]
     fit_P6 = fit_P6.clip([0.75, -40, -0.5, -0.5, -0.5, -0.5], [1.33, 40, 0.5, 0.5, 0.5, 0.5])
     made_PHW = (terms_PK6 @ fit_P6[..., None]).reshape(a_PHW.shape).clip(0, 255)
-    allowed_PHW = LEVELS + SHARE * np.maximum(_range(a_PHW), _range(made_PHW))
+    levels_P = (CONTRAST_SHARE * a_PHW.std(axis=(1, 2))).clip(*LEVELS)
+    allowed_PHW = levels_P[:, None, None] + RANGE_SHARE * np.maximum(_range(a_PHW), _range(made_PHW))
     fits_P = (np.abs(a_PHW - made_PHW) < allowed_PHW).all(axis=(1, 2))
     return fits_P & (np.abs(a_hue - fit_P6[:, 0, None, None, None] * b_hue).max(axis=(1, 2, 3)) < COLOUR_LEVELS)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limner.data import duplicates, facts
+from limner.data.auditing import duplicates, facts
+from limner.data.auditing.examine import CAPTIONED, SIDED, SOURCE_DRAWN, SOURCE_TAKEN, Rules
 from limner.data.buckets import EXTREME_CUT, Table, assign
-from limner.data.examine import CAPTIONED, SIDED, SOURCE_DRAWN, SOURCE_TAKEN, Rules
 from limner.data.findings import Finding, Severity
-from limner.data.index import Strings
+from limner.data.formats.index import Strings
 from limner.data.records import SPLITS
 
 TRAIN = SPLITS.index("train")

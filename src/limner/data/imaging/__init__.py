@@ -1,0 +1,1 @@
+"""From a file's bytes to pixels: decoding, colour, geometry. ``prepare`` is the door."""
