@@ -126,24 +126,25 @@ class Shelf:
         return None
 
     def get(self, key_B: Sequence[bytes], make: Callable[[list[int]], list[Entry]]) -> list[Entry]:
-        """An entry for each key; ``make`` is asked once for those not known, by their places in ``key_B``."""
+        """An entry for each key; ``make`` is asked once for those not known, by their places in ``key_B``.
+
+        What is made together is written together: how many were encoded at once may show in the last bit, and a run
+        that is killed and begun anew should find whole calls or nothing.
+        """
         with self._lock:
             found = {wanted: self.find(wanted) for wanted in key_B}
         first_place = {wanted: place for place, wanted in reversed(list(enumerate(key_B)))}
         missing = sorted(first_place[wanted] for wanted, entry in found.items() if entry is None)
         if missing:
-            for place, entry in zip(missing, make(missing), strict=True):
-                # Contiguous copies: a view of a batch would keep the whole batch alive.
-                found[key_B[place]] = {name: part.detach().cpu().clone() for name, part in entry.items()}
-                self._add(key_B[place], found[key_B[place]])  # type: ignore[arg-type]
+            # Contiguous copies: a view of a batch would keep the whole batch alive.
+            made = [{name: part.detach().cpu().clone() for name, part in entry.items()} for entry in make(missing)]
+            found |= {key_B[place]: entry for place, entry in zip(missing, made, strict=True)}
+            with self._lock:
+                self._pending |= {key_B[place]: entry for place, entry in zip(missing, made, strict=True)}
+                self._pending_bytes += sum(part.nbytes for entry in made for part in entry.values())
+                if self._pending_bytes >= SHARD_BYTES:
+                    self.flush()
         return [found[wanted] for wanted in key_B]  # type: ignore[misc]
-
-    def _add(self, wanted: bytes, entry: Entry) -> None:
-        with self._lock:
-            self._pending[wanted] = entry
-            self._pending_bytes += sum(part.nbytes for part in entry.values())
-            if self._pending_bytes >= SHARD_BYTES:
-                self.flush()
 
     def flush(self) -> None:
         """Write what is new to disk.
