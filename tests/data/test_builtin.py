@@ -189,9 +189,9 @@ def test_what_is_held_out_of_relief_is_seen_by_no_other_split_and_kept_at_a_dist
 def test_captions_of_relief_say_where_a_tile_is() -> None:
     rows, _ = relief_plan(128)
     arabia = min(rows, key=lambda row: abs(row["latitude"] - 22) + abs(row["longitude"] - 47))
-    assert arabia["caption"] == "a satellite photograph of sandy land at 20 degrees north, 46 degrees east"
+    assert arabia["caption"] == "sandy land from space, 20 degrees north"
     greenland = min(rows, key=lambda row: abs(row["latitude"] - 72) + abs(row["longitude"] + 40))
-    assert "snowy" in greenland["caption"] and "north" in greenland["caption"] and "west" in greenland["caption"]
+    assert "snowy" in greenland["caption"] and greenland["caption"].endswith("north")
 
 
 def test_what_is_made_is_kept_and_what_was_cut_off_or_deleted_is_made_anew(store: Path) -> None:

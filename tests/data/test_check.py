@@ -173,9 +173,6 @@ def train_says(config: MethodConfig, condition_px: int | None) -> str:
             refuse(samples, needs_of(config, condition_px), recipe)
             loader = Loader(samples, recipe, encoder, 0, CPU, buckets)
             list(loader.encode_all())
-            if condition_px:  # read as batches are made
-                for sample in samples:
-                    loader.condition(sample)
     except DataError as error:
         return str(error)
     return ""

@@ -167,9 +167,13 @@ class Loader:
             self.encoder.texts([self.recipe.captioner.caption(sample, number) for sample in samples])
             for flip in (False, True) if self.recipe.flip else (False,):
                 looks = [self._look(sample, bucket, number, flip) for sample in samples]
-                self._latents(looks)
-                if self.recipe.condition is not None:
+                mean_BCHW, _ = self._latents(looks)
+                first = number == 0 and not flip  # the other halves are read once, to find what is damaged
+                if self.recipe.condition_px and (first or self.recipe.condition is not None):
                     list(self._threads.map(self._pixels.condition, looks))
+                if self.recipe.masked != "off" and first:
+                    grid = tuple(mean_BCHW.shape[-2:])
+                    list(self._threads.map(lambda look, grid=grid: self._pixels.weight(look, grid), looks))
 
     def flush(self) -> None:
         """Write to disk what was made and not yet written."""

