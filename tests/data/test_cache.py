@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 
 from limner.data import cache
 from limner.data.cache import Entry, Shelf, key
+from limner.data.store import shards
 from limner.errors import ConfigError, DataError
 
 
@@ -35,6 +37,14 @@ def right(wanted: bytes, found: Entry, size: int = 8) -> bool:
 
 def keys(num: int, name: str = "picture") -> list[bytes]:
     return [key(name, str(i)) for i in range(num)]
+
+
+def filled(shelf: Shelf, name: str, num: int) -> Shelf:
+    """With so many entries of a name on disk."""
+    wanted = keys(num, name)
+    shelf.get(wanted, lambda places: [entry(wanted[place]) for place in places])
+    shelf.flush()
+    return shelf
 
 
 def test_a_key_is_of_its_parts_and_where_they_end() -> None:
@@ -148,21 +158,55 @@ def test_the_limit_holds_and_what_was_used_longest_ago_goes_first(monkeypatch: p
     monkeypatch.setenv("LIMNER_CACHE_GB", str(100_000 / 1e9))  # 100 kB: some 90 entries
 
     def fill(name: str, num: int) -> Shelf:
-        shelf = Shelf("latents", name)
-        wanted = keys(num, name)
-        shelf.get(wanted, lambda places: [entry(wanted[place]) for place in places])
-        shelf.flush()
-        return shelf
+        return filled(Shelf("latents", name), name, num)
 
     for age, name in ((300, "oldest"), (200, "older")):
         [file] = fill(name, 30).folder.iterdir()
         os.utime(file, (time.time() - age,) * 2)
     fill("new", 40)
-    assert sum(file.stat().st_size for file in cache.shards()) <= 100_000
-    assert {file.parent.name for file in cache.shards()} == {"older", "new"}
+    assert sum(size for _, size in shards()) <= 100_000
+    assert {file.parent.name for file, _ in shards()} == {"older", "new"}
     too_much = fill("too much", 200)
     assert too_much.full
-    assert sum(file.stat().st_size for file in cache.shards()) <= 100_000
+    assert {file.parent.name for file, _ in shards()} == {"older", "new"}  # what would not help stays
+
+
+def test_what_was_encoded_for_other_pictures_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_CACHE_GB", str(100_000 / 1e9))
+    for age, name in ((300, "first set"), (200, "second set")):
+        before = {file for file, _ in shards()}
+        filled(Shelf("latents", "maker"), name, 30)
+        [(file, _)] = [(file, size) for file, size in shards() if file not in before]
+        os.utime(file, (time.time() - age,) * 2)
+    texts = filled(Shelf("texts", "maker"), "captions", 10)  # of the run at work, though of another kind
+    [(text_file, _)] = [(file, size) for file, size in shards() if file.parts[-3] == "texts"]
+    os.utime(text_file, (0, 0))
+    now = Shelf("latents", "maker")
+    assert right(keys(1, "first set")[0], now.find(keys(1, "first set")[0]) or {})  # and so used a moment ago
+    filled(now, "third set", 40)
+    assert not now.full and texts.in_use() == {text_file} <= {file for file, _ in shards()}
+    again = Shelf("latents", "maker")
+    assert [again.find(keys(1, name)[0]) is None for name in ("first set", "second set", "third set")] == [0, 1, 0]
+    assert now.find(keys(1, "second set")[0]) is None
+
+
+def test_what_vanishes_while_it_is_looked_at_is_not_missed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = filled(Shelf("latents", "maker"), "mine", 3)
+    for name in ("renamed.tmp", "evicted.safetensors"):  # listed, and gone when it is opened
+        (shelf.folder / name).symlink_to(store / "gone")
+    (shelf.folder / ".nfs00000001").write_bytes(b"what a network disk keeps of a deleted file")
+    assert right(keys(1, "mine")[0], Shelf("latents", "maker").find(keys(1, "mine")[0]) or {})
+    monkeypatch.setenv("LIMNER_CACHE_GB", str(10_000 / 1e9))
+    filled(Shelf("latents", "another"), "theirs", 6)
+
+
+def test_a_cache_deleted_under_a_run_is_made_anew() -> None:
+    shelf = filled(Shelf("latents", "maker"), "before", 5)
+    shutil.rmtree(shelf.folder.parents[2])
+    shelf.refresh()
+    assert all(right(one, shelf.find(one) or {}) for one in keys(5, "before"))
+    filled(shelf, "after", 5)
+    assert all(right(one, Shelf("latents", "maker").find(one) or {}) for one in keys(5, "after"))
 
 
 def test_a_damaged_shard_is_named(store: Path) -> None:

@@ -16,6 +16,7 @@ from tiny import pairs_folder
 
 from limner.config import TranslateConfig
 from limner.data import prepare
+from limner.data.cache import key as cache_key
 from limner.data.encode import Encoder
 from limner.data.load import Loader, Schedule, batches
 from limner.data.order import Streamed
@@ -23,6 +24,7 @@ from limner.data.pixels import Recipe
 from limner.data.read import read, stream
 from limner.data.views import Augment
 from limner.errors import DataError
+from limner.priors.mini import mini
 from limner.run.data import load_splits, recipe_of
 from limner.types import Batch, Cond
 
@@ -219,3 +221,32 @@ def test_halves_of_different_shape_are_refused(pairs: Path) -> None:
     Image.new("RGB", (32, 16)).save(pairs / "source" / "disc05.png")
     with pytest.raises(DataError, match=r"disc05\.png is 32 x 16 pixels and its other half 16 x 16"):
         list(loader_of(pairs).encode_all())
+
+
+def test_what_is_encoded_does_not_depend_on_what_was_known_already() -> None:
+    prior = mini()
+    shapes: set[int] = set()
+
+    def encode_image(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shapes.add(len(x))
+        return prior.encode_image(x)
+
+    def encode_text(captions: Sequence[str]) -> Cond:
+        shapes.add(-len(captions))
+        return prior.encode_text(captions)
+
+    uint8 = torch.randint(256, (33, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    captions = [f"a fox and {i} apples" for i in range(33)]
+
+    def encode(maker: str, orders: list[range]) -> tuple[torch.Tensor, torch.Tensor]:
+        mine = Encoder(encode_image, encode_text, maker, CPU)
+        for order in orders:  # so many known before the rest is asked for
+            mine.latents([cache_key("picture", str(i)) for i in order], lambda places, o=order: uint8[o][places])
+            mine.texts([captions[i] for i in order])
+        mean_BCHW, _ = mine.latents([cache_key("picture", str(i)) for i in range(33)], lambda places: uint8[places])
+        return mean_BCHW, mine.texts(captions).tokens_BLD
+
+    whole = encode("whole", [])
+    for name, orders in {"one by one": [range(i, i + 1) for i in range(33)], "half": [range(1, 33, 2)]}.items():
+        assert all(torch.equal(a, b) for a, b in zip(whole, encode(name, orders), strict=True))
+    assert len(shapes) == 2  # one of pictures and one of captions, which holds on any device

@@ -6,19 +6,22 @@ An entry is a few tensors under a key of 16 bytes: the hash of the file's bytes 
 that was done to it. So however a loader shuffles, no picture can meet another's caption, and a changed picture,
 crop, size or encoder is another entry. Entries lie in shards that are written beside, renamed, and never changed:
 any number of processes may read and write, and a kill at any moment loses at most what was not yet flushed. Shards
-are read through the memory map. When the limit is reached, the shards that were used longest ago go, never those of
-a run at work in this process; where that is not enough, new entries are made again each time instead of kept.
+are read through the memory map. When the limit is reached, the shards of which an entry was used longest ago go, never
+those that this process has used; where that is not enough, new entries are made again each time instead of kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,11 +48,6 @@ def key(*parts: str | bytes) -> bytes:
     return digest.digest()[:KEY_BYTES]
 
 
-def folder() -> Path:
-    """Where the shards lie, below the store."""
-    return store.folder() / "tensors"
-
-
 @dataclass
 class Index:
     """Which shard and row hold a key: 16 bytes an entry, sorted by the key's first eight bytes."""
@@ -73,63 +71,103 @@ class Index:
         for place in range(first, last):
             yield int(self.shard_N[place]), int(self.row_N[place])
 
+    def without(self, gone: list[int]) -> Index:
+        stays_N = ~np.isin(self.shard_N, gone)
+        return Index(self.prefix_N[stays_N], self.shard_N[stays_N], self.row_N[stays_N])
+
+
+@dataclass
+class Shard:
+    """A file of entries. rows: memory-mapped, by name. used: by this process, which has written it or found entries."""
+
+    file: Path
+    rows: dict[str, Any]
+    keys_N16: np.ndarray
+    used: bool
+
+    def use(self) -> None:
+        """What was used longest ago goes first."""
+        if not self.used:
+            self.used = True
+            with contextlib.suppress(OSError):  # gone already, though still mapped; or a folder that is only read
+                os.utime(self.file)
+
+
+_shelves: weakref.WeakSet[Shelf] = weakref.WeakSet()  # of this process
+_shelves_lock = threading.Lock()
+
 
 class Shelf:
     """The entries of one kind and one maker."""
 
     def __init__(self, kind: str, maker: str) -> None:
-        self.folder = folder() / kind / maker
+        self.folder = store.tensors() / kind / maker
         self.full = False  # the limit is reached: new entries are not kept
         self._lock = threading.RLock()
         self._pending: dict[bytes, Entry] = {}
         self._pending_bytes = 0
-        self._shards: list[tuple[Path, dict, np.ndarray]] = []  # (file, name -> memory-mapped rows, keys)
+        self._shards: list[Shard] = []
         self._index = Index()
         self._seen: set[str] = set()
         self.refresh()
+        with _shelves_lock:
+            _shelves.add(self)
 
     def refresh(self) -> None:
         """Take in the shards that other processes have written."""
-        if not self.folder.is_dir():
-            return
         with self._lock:
-            self._look_around()
+            try:
+                files = sorted(self.folder.iterdir())
+            except FileNotFoundError:  # nothing was written yet, or all was deleted
+                return
+            for file in files:
+                if file.suffix == ".tmp":
+                    with contextlib.suppress(FileNotFoundError):  # another process has just finished it
+                        if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                            file.unlink()
+                elif file.suffix == ".safetensors" and file.name not in self._seen:
+                    self._take_in(file)
 
-    def _look_around(self) -> None:
-        for file in sorted(self.folder.iterdir()):
-            if file.suffix == ".tmp":
-                if time.time() - file.stat().st_mtime > STALE_SECONDS:
-                    file.unlink(missing_ok=True)
-            elif file.name not in self._seen:
-                self._take_in(file)
-
-    def _take_in(self, file: Path) -> None:
+    def _take_in(self, file: Path, used: bool = False) -> None:
         self._seen.add(file.name)
         try:
             handle = safe_open(file, "pt")
             keys_N16 = handle.get_tensor("key").numpy()
             rows = {name: handle.get_slice(name) for name in handle.keys() if name != "key"}  # noqa: SIM118
+        except FileNotFoundError:  # another process has just made room
+            return
         except (SafetensorError, OSError) as error:
             raise DataError(f"{file} is damaged: {error}.", "delete that file; what it held is made again") from None
         self._index = self._index.with_shard(len(self._shards), keys_N16)
-        self._shards.append((file, rows, keys_N16))
-        os.utime(file)  # used now: what was used longest ago goes first
+        self._shards.append(Shard(file, rows, keys_N16, used))
+
+    def in_use(self) -> set[Path]:
+        """The shards that stay when room is made."""
+        return {shard.file for shard in self._shards if shard.used}
+
+    def _forget_deleted(self) -> None:
+        """Let go of what was deleted and not used: its disk is free only when nobody maps it."""
+        gone = [number for number, shard in enumerate(self._shards) if not (shard.used or shard.file.exists())]
+        for number in gone:
+            self._shards[number] = Shard(self._shards[number].file, {}, self._shards[number].keys_N16[:0].copy(), True)
+        self._index = self._index.without(gone)
 
     def find(self, wanted: bytes) -> Entry | None:
         """The entry, or None where it is not known."""
         if wanted in self._pending:
             return self._pending[wanted]
-        for shard, row in self._index.find(wanted):
-            _, rows, keys_N16 = self._shards[shard]
-            if keys_N16[row].tobytes() == wanted:
-                return {name: part[row] for name, part in rows.items()}
+        for number, row in self._index.find(wanted):
+            shard = self._shards[number]
+            if shard.keys_N16[row].tobytes() == wanted:
+                shard.use()
+                return {name: part[row] for name, part in shard.rows.items()}
         return None
 
     def get(self, key_B: Sequence[bytes], make: Callable[[list[int]], list[Entry]]) -> list[Entry]:
         """An entry for each key; ``make`` is asked once for those not known, by their places in ``key_B``.
 
-        What is made together is written together: how many were encoded at once may show in the last bit, and a run
-        that is killed and begun anew should find whole calls or nothing.
+        What ``make`` gives for a key must not depend on the others it is asked for: which are known already depends on
+        other runs, on other processes and on when this one was interrupted.
         """
         with self._lock:
             found = {wanted: self.find(wanted) for wanted in key_B}
@@ -162,8 +200,10 @@ class Shelf:
         for wanted, entry in self._pending.items():
             form = tuple(sorted((name, part.dtype, tuple(part.shape)) for name, part in entry.items()))
             groups.setdefault(form, []).append(wanted)  # rows of a shard have one shape
-        mine = {file.name for file, _, _ in self._shards}
-        self.full = not make_room(self._pending_bytes, keep=mine)
+        with _shelves_lock:
+            keep = {file for shelf in _shelves for file in shelf.in_use()}
+        self.full = not store.make_room(self._pending_bytes, keep)
+        self._forget_deleted()
         if not self.full:
             for wanted in groups.values():
                 self._write(wanted)
@@ -186,31 +226,4 @@ class Shelf:
             raise DataError(
                 f"{self.folder} cannot be written: {error}.", "free some disk, or set LIMNER_CACHE to another folder"
             ) from None
-        self._take_in(self.folder / f"{name}.safetensors")
-
-
-def shards() -> list[Path]:
-    """All shards of all kinds, those used longest ago first."""
-    found = []
-    for file in folder().glob("*/*/*.safetensors"):
-        try:
-            found.append((file.stat().st_mtime_ns, file))
-        except FileNotFoundError:  # another process has just made room
-            continue
-    return [file for _, file in sorted(found)]
-
-
-def make_room(num_bytes: int, keep: set[str]) -> bool:
-    """Delete the shards used longest ago until so many more bytes fit below the limit; False where they cannot.
-
-    ``keep`` names shards that stay. One that another process still reads stays readable to it.
-    """
-    files = [(file, file.stat().st_size) for file in shards()]
-    over = sum(size for _, size in files) + num_bytes - store.limit_bytes()
-    for file, size in files:
-        if over <= 0:
-            break
-        if file.name not in keep:
-            file.unlink(missing_ok=True)
-            over -= size
-    return over <= 0
+        self._take_in(self.folder / f"{name}.safetensors", used=True)

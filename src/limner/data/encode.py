@@ -1,6 +1,8 @@
 """Latents and embedded captions, encoded once each: the prior's encoders behind two shelves of the cache.
 
-It takes the encoding functions and a name for them, so that ``data`` knows no prior.
+It takes the encoding functions and a name for them, so that ``data`` knows no prior. How many rows a network sees at
+once shows in their last bits. So it always sees equally many, the last one again where there are fewer: an entry then
+depends on its key alone, not on what the cache held already, and a run that was interrupted goes on bit for bit.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from limner.data.cache import Entry, Shelf, key
 from limner.data.prepare import to_float
 from limner.types import Cond
 
-TEXTS_AT_ONCE = 32
+PICTURES_AT_ONCE, TEXTS_AT_ONCE = 4, 8  # more are hardly faster, but on a large picture take much memory
 
 
 class Encoder:
@@ -42,7 +44,12 @@ class Encoder:
         """(mean, std), BCHW; ``pictures`` gives those at the places asked for, uint8 BCHW of one size."""
 
         def make(places: list[int]) -> list[Entry]:
-            mean_BCHW, std_BCHW = self._encode_image(to_float(pictures(places).to(self.device)))
+            parts = []
+            for rows in pictures(places).split(PICTURES_AT_ONCE):
+                again = rows[-1:].expand(PICTURES_AT_ONCE - len(rows), -1, -1, -1)
+                both = self._encode_image(to_float(torch.cat([rows, again]).to(self.device)))
+                parts.append([part[: len(rows)] for part in both])
+            mean_BCHW, std_BCHW = (torch.cat(part) for part in zip(*parts, strict=True))
             if not std_BCHW.any():  # a deterministic autoencoder: half the size
                 return [{"mean": mean} for mean in mean_BCHW]
             return [{"mean": mean, "std": std} for mean, std in zip(mean_BCHW, std_BCHW, strict=True)]
@@ -59,8 +66,9 @@ class Encoder:
         def make(places: list[int]) -> list[Entry]:
             made = []
             for first in range(0, len(places), TEXTS_AT_ONCE):
-                cond = self._encode_text([captions[place] for place in places[first : first + TEXTS_AT_ONCE]])
-                for i in range(len(cond)):
+                some = [captions[place] for place in places[first : first + TEXTS_AT_ONCE]]
+                cond = self._encode_text(some + some[-1:] * (TEXTS_AT_ONCE - len(some)))
+                for i in range(len(some)):
                     pooled = {} if cond.pooled_BD is None else {"pooled": cond.pooled_BD[i]}
                     made.append({"tokens": cond.tokens_BLD[i], **pooled})
             return made

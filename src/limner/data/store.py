@@ -6,6 +6,7 @@ anew. ``$LIMNER_CACHE_GB`` bounds what the cache of tensors takes there (default
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def folder() -> Path:
     if own := os.environ.get("LIMNER_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limner"
+
+
+def tensors() -> Path:
+    """Where the shards of the cache of tensors lie: KIND/MAKER/*.safetensors."""
+    return folder() / "tensors"
 
 
 def limit_bytes() -> int:
@@ -35,3 +41,32 @@ def limit_bytes() -> int:
     if not gigabytes > 0:
         raise ConfigError(f"LIMNER_CACHE_GB is '{given}'.", "set it to a number of gigabytes, such as 20")
     return int(gigabytes * 1e9)
+
+
+def shards() -> list[tuple[Path, int]]:
+    """All shards of all kinds, and their bytes; those used longest ago first."""
+    found = []
+    for file in tensors().glob("*/*/*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # another process has just made room
+            about = file.stat()
+            found.append((about.st_mtime_ns, file, about.st_size))
+    return [(file, size) for _, file, size in sorted(found)]
+
+
+def make_room(num_bytes: int, keep: set[Path]) -> bool:
+    """Delete the shards used longest ago until so many more bytes fit below the limit; False, and nothing is deleted,
+    where they cannot.
+
+    ``keep`` are shards that stay. One that another process still reads stays readable to it.
+    """
+    files = shards()
+    over = sum(size for _, size in files) + num_bytes - limit_bytes()
+    can_go = [(file, size) for file, size in files if file not in keep]
+    if over > sum(size for _, size in can_go):
+        return False
+    for file, size in can_go:
+        if over <= 0:
+            break
+        file.unlink(missing_ok=True)
+        over -= size
+    return True
