@@ -7,7 +7,7 @@ known one. Needs no torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,7 +24,7 @@ def _varies(given: dict[str, Any]) -> int:
 class DataConfig(BaseModel):
     """How files become pictures and captions. Fields named _px are in pixels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     data: str = Field(
         "fluent", description="a data set's name, a folder, a zip, shards, a table, or hub:OWNER/NAME (docs/data.md)"
@@ -157,6 +157,7 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
         ConfigError: an unreadable file, an unknown key, a value out of range, an impossible combination.
     """
     values = {**(read_yaml(file) if file else {}), **{key: value for key, value in flags.items() if value is not None}}
+    _refuse_bare(kind, values, file)
     try:
         return kind(**values)
     except ValidationError as error:
@@ -171,6 +172,17 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
         given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
         said = first["msg"].removeprefix("Value error, ").lower()
         raise ConfigError(f"option '{name}'{where}: {said}{given}.", f"{name} is {description}") from None
+
+
+def _refuse_bare(kind: type[MethodConfig], values: dict[str, Any], file: Path | None) -> None:
+    """Yes or no where a number or a word belongs: a flag whose value was forgotten, which would pass for 1."""
+    for name in [name for name, value in values.items() if isinstance(value, bool)]:
+        field = kind.model_fields.get(name)
+        if field is not None and bool not in (field.annotation, *get_args(field.annotation)):
+            raise ConfigError(
+                f"option '{name}' needs a value{f' (see {file})' if file else ''}.",
+                f"{name} is {field.description or ''}",
+            )
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from test_methods import HERE, configure, ground, same, weights
 
 from limner import run
@@ -143,13 +144,14 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_still_serves(grou
     assert str(last) in caught.value.hint
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(ground: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(ground: Path, tmp_path: Path, kind: type[Exception]) -> None:
     config = configure(ground, tmp_path / "run", "finetune", "v")
     original = checkpoint._sync
 
     def full(path: Path) -> None:
         if "step-000004" in str(path) and path.name == "optimizer.safetensors":
-            raise OSError(28, "No space left on device")
+            raise kind("No space left on device")
         original(path)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(LimnerError, match="No space left"):

@@ -227,3 +227,12 @@ def test_a_limit_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("LIMNER_CACHE_GB", wrong)
         with pytest.raises(ConfigError, match=f"'{wrong}'"):
             store.limit_bytes()
+
+
+def test_a_cache_folder_that_cannot_be_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = store.parent / "notes.txt"
+    file.write_text("no folder", encoding="utf-8")
+    monkeypatch.setenv("LIMNER_CACHE", str(file))
+    with pytest.raises(DataError, match=r"notes\.txt.* cannot be written") as caught:
+        filled(Shelf("latents", "maker"), "picture", 3)
+    assert "LIMNER_CACHE" in caught.value.hint

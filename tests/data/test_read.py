@@ -99,7 +99,7 @@ def test_pictures_in_subfolders_with_captions_beside_them(tmp_path: Path) -> Non
             "a/c/d.e.webp": picture(),
             "a/b.txt": "\ufeffa fox \n",
             "a/c/d.e.caption": "an owl",
-            "a-b.txt": "first",
+            "a-b.TXT": "first",
             "a-b.caption": "second",
             ".hidden/x.png": picture(),
             "a/._b.png": picture(),
@@ -530,6 +530,13 @@ def test_a_compressed_shard_is_for_streams(tmp_path: Path, ending: str) -> None:
 )
 def test_bad_shards_are_named(tmp_path: Path, members: dict, said: str) -> None:
     told(lambda: read(tar(tmp_path / "t.tar", members)), said)
+
+
+def test_two_records_of_one_name_in_a_stream_are_told_apart_by_refusing_them(tmp_path: Path) -> None:
+    for name in ("t.tar", "t.tar.gz"):  # which would be taken for one picture, as what is known of it goes by its name
+        path = tmp_path / name
+        tar(path, {"a.png": picture(1), "b.png": picture(2), "a.PNG": picture(3)}, "w:gz" if "gz" in name else "w")
+        told(lambda path=path: stream(path).samples(0), "two records are called t/a")
 
 
 def test_a_shard_that_is_cut_short_or_spoilt_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limner.cli import flags
-from limner.errors import ConfigError
+from limner.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,6 +88,8 @@ def _parse(words: Sequence[str]) -> tuple[str | None, flags.Flags, dict[str, Any
     sheet, limit = given.pop("sheet", None), given.pop("limit", None)
     if isinstance(sheet, bool) or (sheet and not sheet.lower().endswith(".png")):
         raise ConfigError("--sheet needs the name of a PNG.", "for example --sheet sheet.png")
+    if sheet and not Path(sheet).parent.is_dir():  # said before the work, not after
+        raise DataError(f"{sheet} cannot be written: there is no such folder.", "give another --sheet")
     if limit is not None and not (isinstance(limit, str) and limit.isdecimal() and int(limit) > 0):
         raise ConfigError("--limit needs a number of records.", "for example --limit 1000")
     options = {"json": own["--json"], "help": own["--help"], "sheet": sheet and Path(sheet)}

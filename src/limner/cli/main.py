@@ -31,6 +31,8 @@ QUIET = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -179,7 +181,8 @@ def sample(run_folder: Path, prompts: tuple[str, ...], inputs: tuple[Path, ...],
         raise ConfigError("nothing to draw.", 'give --prompt "..." or --input sketch.png')
     for path in inputs:
         if not path.is_file():
-            raise ConfigError(f"{path} does not exist.", "give the path of a picture")
+            wrong = "is a folder" if path.is_dir() else "does not exist"
+            raise ConfigError(f"{path} {wrong}.", "give the path of a picture")
     from limner import run
 
     for path in run.sample(run_folder, prompts=list(prompts), inputs=list(inputs), **options):

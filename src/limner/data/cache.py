@@ -118,7 +118,7 @@ class Shelf:
         with self._lock:
             try:
                 files = sorted(self.folder.iterdir())
-            except FileNotFoundError:  # nothing was written yet, or all was deleted
+            except (FileNotFoundError, NotADirectoryError):  # nothing was written yet, or all was deleted
                 return
             for file in files:
                 if file.suffix == ".tmp":
@@ -222,7 +222,8 @@ class Shelf:
                 os.fsync(written.fileno())
             beside.replace(self.folder / f"{name}.safetensors")
         except (OSError, SafetensorError) as error:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what cannot be written to cannot be deleted from
+                beside.unlink()
             raise DataError(
                 f"{self.folder} cannot be written: {error}.", "free some disk, or set LIMNER_CACHE to another folder"
             ) from None

@@ -119,7 +119,8 @@ def _look(
             split_N[part.numbers_N] = code
     else:
         split_N[:NUM_HELD_OUT] = SPLITS.index("validation")
-    return Looked(row_N, names, split_N, findings, np.frombuffer(used, np.int64))
+    whole = limit is None or num < limit or (isinstance(data, Sequence) and num == len(data))
+    return Looked(row_N, names, split_N, findings, np.frombuffer(used, np.int64), whole)
 
 
 def _jobs(

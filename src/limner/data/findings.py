@@ -86,7 +86,7 @@ def lacks(sample: Sample, caption: str, needs: Needs, number: int = -1) -> Itera
         remedy = "add a mask/ folder with equal names, or train with --masked-loss off"
         yield Finding("error", "no-mask", file, "has no mask", remedy, number)
     if not caption.strip():
-        remedy = "write one into a .txt file of the same name beside it, or see 'limner caption'"
+        remedy = "write one beside it (fox.png, fox.txt) or into its row, or see 'limner caption'"
         severity: Severity = "error" if needs.caption else "warning"
         yield Finding(severity, "no-caption", file, "has no caption", remedy, number)
 

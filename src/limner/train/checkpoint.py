@@ -37,9 +37,9 @@ def write(folder: Path, step: int, files: dict[str, Tensors], state: dict[str, A
         (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
         for path in partial.iterdir():
             _sync(path)
-    except OSError:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        raise OSError(str(error)) from error  # safetensors says it in its own kind
     shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)
     return final

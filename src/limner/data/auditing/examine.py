@@ -7,6 +7,7 @@ warned of.
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,7 +27,8 @@ from limner.types import File, Sample, Tokens
 
 # Bits of a record's ``said``.
 CAPTIONED, TOO_LONG, SIDED = 1, 2, 4
-NO_SOURCE, SOURCE_TAKEN, SOURCE_DRAWN = -1, 0, 1
+NO_SOURCE, SOURCE_TAKEN, SOURCE_DRAWN, SOURCE_MAP = -1, 0, 1, 2
+QUOTED = 100  # letters of what is cut off a caption
 
 RECORD = np.dtype(
     [
@@ -111,7 +113,8 @@ def _caption(number: int, sample: Sample, rules: Rules, done: Examined) -> None:
         done.row["tokens"] = read.num
         if read.num > read.room:
             done.row["said"] |= TOO_LONG
-            cause = f'has a caption of {read.num} tokens, of which {read.room} are read; cut off: "{read.cut_off}"'
+            lost = textwrap.shorten(read.cut_off, QUOTED, placeholder=" …")
+            cause = f'has a caption of {read.num} tokens, of which {read.room} are read; cut off: "{lost}"'
             add(Finding("warning", "caption-too-long", done.name, cause, "say what matters first, or less", number))
 
 
@@ -137,6 +140,7 @@ def _source(number: int, source: File, size: tuple[int, int] | None, rules: Rule
     def read(file: Bytes) -> None:
         if rules.recipe.source_kind != "picture":
             SOURCES[rules.recipe.source_kind](file, View(facts.SIDE_PX, facts.SIDE_PX))
+            done.row["source"] = SOURCE_MAP
             return
         seen = facts.look(file, rules.recipe.style.background)
         done.row["source"] = SOURCE_DRAWN if seen["traits"] & facts.DRAWING else SOURCE_TAKEN

@@ -35,6 +35,7 @@ class Looked:
     split_N: np.ndarray  # place in SPLITS, the validation records chosen as training chooses them
     findings: list[Finding]
     used_N: np.ndarray  # hashes of the names of all files that belong to a record
+    whole: bool = True  # whether these are all records that there are
 
     def has(self, trait: int) -> np.ndarray:
         """Whether each record's picture could be read and has a trait (facts.READ: any)."""
@@ -43,7 +44,7 @@ class Looked:
 
 def everything(name: str, looked: Looked, rules: Rules) -> Iterator[Finding]:
     """All findings about several records; ``name`` is the set's."""
-    if not (looked.split_N == TRAIN).any():
+    if looked.whole and not (looked.split_N == TRAIN).any():
         remedy = "set split to 'train' for some of them"
         yield Finding("error", "no-pictures", name, "has no training pictures", remedy)
     yield from _duplicates(looked, rules)

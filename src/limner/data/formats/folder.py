@@ -20,6 +20,7 @@ from limner.errors import DataError
 from limner.types import Sample
 
 ROLES = ("source", "target", "mask")
+ENDINGS = (".txt", ".TXT", ".caption")  # of captions, the first that is there
 
 
 class Half:
@@ -67,7 +68,7 @@ class Pictures(Records):
         )
 
     def _caption(self, *stems: str) -> str:
-        for path in (stem + ending for ending in (".txt", ".caption") for stem in stems):
+        for path in (stem + ending for ending in ENDINGS for stem in stems):
             if self.tree.has(path):
                 file = self.tree.file(path)
                 try:
