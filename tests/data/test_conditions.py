@@ -605,6 +605,26 @@ def test_a_users_own_condition(tmp_path: Path) -> None:
     assert bind(str(file), {"by": 0.25}).text != first
 
 
+def test_the_text_for_caches_knows_what_a_condition_is_built_upon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "beside_mine.py").write_text("def inverted(x):\n    return -x\n")
+    (tmp_path / "mine.py").write_text(
+        '"""Mine."""\nfrom beside_mine import inverted\n\n'
+        "def mine(image_BCHW, *, model: str = ''):\n    return inverted(image_BCHW)\n"
+    )
+    network = tmp_path / "network"
+    network.mkdir()
+    (network / "model.safetensors").write_bytes(b"first")
+    texts = [bind(str(tmp_path / "mine.py"), {"model": str(network)}).text for _ in range(2)]
+    (network / "model.safetensors").write_bytes(b"trained anew")
+    texts.append(bind(str(tmp_path / "mine.py"), {"model": str(network)}).text)
+    (tmp_path / "beside_mine.py").write_text("def inverted(x):\n    return 1 - x\n")
+    texts.append(bind(str(tmp_path / "mine.py"), {"model": str(network)}).text)
+    assert texts[0] == texts[1] and len(set(texts)) == 3
+
+
 def test_a_users_condition_that_breaks_the_contract_is_named(tmp_path: Path) -> None:
     file = tmp_path / "halved.py"
     file.write_text("def halved(image_BCHW):\n    return image_BCHW[..., ::2]\n")

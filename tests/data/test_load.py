@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from tiny import pairs_folder
 
 from limner.config import TranslateConfig
-from limner.data import prepare
+from limner.data import pixels, prepare
 from limner.data.cache import key as cache_key
 from limner.data.encode import Encoder
 from limner.data.load import Loader, Schedule, batches
@@ -25,7 +26,7 @@ from limner.data.read import read, stream
 from limner.data.views import Augment
 from limner.errors import DataError
 from limner.priors.mini import mini
-from limner.run.data import load_splits, recipe_of
+from limner.run.data import load_splits, needs_of, recipe_of, refuse
 from limner.types import Batch, Cond
 
 NUM = 24
@@ -250,3 +251,31 @@ def test_what_is_encoded_does_not_depend_on_what_was_known_already() -> None:
     for name, orders in {"one by one": [range(i, i + 1) for i in range(33)], "half": [range(1, 33, 2)]}.items():
         assert all(torch.equal(a, b) for a, b in zip(whole, encode(name, orders), strict=True))
     assert len(shapes) == 2  # one of pictures and one of captions, which holds on any device
+
+
+def test_a_memory_holds_what_was_made_last_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "REMEMBERED", 50)
+    memory = pixels.Memory[int]()
+
+    def ask(seed: int) -> bool:
+        names = np.random.default_rng(seed).integers(60, size=4000).tolist()
+        return all(memory.get(name, lambda name=name: name**2) == name**2 for name in names)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, range(8)))
+    assert len(memory._made) == 50
+
+
+def test_a_streamed_record_that_lacks_its_source_is_refused_when_it_comes(coloured: Path) -> None:
+    rows = [json.loads(line) for line in (coloured / "metadata.jsonl").read_text().splitlines()]
+    names = [f"{i:02d}.png" for i in range(60)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (16, 16), shade(i % NUM)).save(coloured / name)
+    without = [{"file_name": name, "caption": "number 1"} for name in names]
+    (coloured / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows + without)))
+    config = TranslateConfig(method="concat", data=str(coloured / "metadata.jsonl"), stream=True)
+    needs, recipe = needs_of(config, 16), recipe_of(config, 16, 16)
+    training, _, _, _ = load_splits(config, 16, 8, lambda sample: refuse([sample], needs, recipe))
+    loader = Loader(training, recipe, encoder(), 0, CPU)
+    with pytest.raises(DataError, match=r"\d\d\.png has no source picture beside it"):
+        list(batches(loader, Schedule(4), 0, 12))

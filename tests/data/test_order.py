@@ -70,6 +70,19 @@ def test_a_resumed_stream_goes_on_where_it_stopped_and_keeps_the_held_out_apart(
     assert keys[:18] != [other.at(place).key for place in range(18)]
 
 
+def test_a_stream_is_checked_as_it_comes() -> None:
+    shown: list[str] = []
+    checked = Streamed(Count(50), 3, lambda sample: shown.append(sample.key))
+    assert [checked.at(place).key for place in range(30)] == shown
+
+
+def test_shuffles_that_are_over_are_let_go() -> None:
+    orders = [Shuffled([np.arange(7), np.arange(7, 10)], 0) for _ in range(2)]
+    forward = [orders[0].number(1, place) for place in range(60)]
+    assert [orders[1].number(1, place) for place in reversed(range(60))] == forward[::-1]
+    assert len(orders[0]._shuffles) == 1
+
+
 def test_a_stream_with_nothing_left_to_train_on_says_so() -> None:
     with pytest.raises(DataError, match="no training pictures"):
         Streamed(Count(20), 0).at(0)

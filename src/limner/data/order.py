@@ -9,9 +9,8 @@ place p is the (p mod N)-th record of the (p div N)-th shuffle.
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -36,6 +35,7 @@ class Shuffled:
         self._ends = np.cumsum(sizes / sizes.sum())
         self._ends[-1] = 1.0
         self._counted, self._turns = 0, np.zeros(len(groups), dtype=np.int64)  # steps so far, and whose they were
+        self._shuffles: dict[int, tuple[int, np.ndarray]] = {}  # group -> the epoch asked for last, and its order
 
     def group(self, step: int) -> int:
         """The group whose turn step ``step`` is."""
@@ -59,20 +59,23 @@ class Shuffled:
         epoch, at = divmod(place, len(numbers_N))
         return int(numbers_N[self._shuffle(group, epoch)[at]])
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019  (a few orders; it lives as long as the run)
     def _shuffle(self, group: int, epoch: int) -> np.ndarray:
-        # A first group of zero adds nothing to the seed.
-        return np.random.default_rng([self.seed, epoch, group]).permutation(len(self.groups[group]))
+        known = self._shuffles.get(group)
+        if known is None or known[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch, group]).permutation(len(self.groups[group]))
+            known = self._shuffles[group] = epoch, order
+        return known[1]
 
 
 class Streamed:
     """A stream, shuffled anew each time it is gone through; places are asked for in rising order.
 
     A resumed run skips what was read before. The first 32 records of the stream's order of seed 0 are held out.
+    ``check`` is shown each of the others as it comes, and raises where there is nothing to learn from it.
     """
 
-    def __init__(self, stream: Stream, seed: int) -> None:
-        self._stream, self._seed, self._next_place = stream, seed, 0
+    def __init__(self, stream: Stream, seed: int, check: Callable[[Sample], None] = lambda _: None) -> None:
+        self._stream, self._seed, self._check, self._next_place = stream, seed, check, 0
         self.held_out = list(itertools.islice(stream.samples(0), NUM_HELD_OUT))
         self._held_out_keys = {sample.key for sample in self.held_out}
         self._samples = self._endless()
@@ -81,7 +84,7 @@ class Streamed:
         """The record at a place.
 
         Raises:
-            DataError: the stream holds nothing to train on.
+            DataError: the stream holds nothing to train on, or a record that ``check`` refuses.
         """
         assert place >= self._next_place, "a stream is read forwards"
         sample = next(itertools.islice(self._samples, place - self._next_place, None))
@@ -94,6 +97,7 @@ class Streamed:
             for sample in self._stream.samples(self._seed + epoch):
                 if sample.split == "train" and sample.key not in self._held_out_keys:
                     empty = False
+                    self._check(sample)
                     yield sample
             if empty:
                 raise DataError(f"the stream has no training pictures beyond {NUM_HELD_OUT}.", "train without --stream")

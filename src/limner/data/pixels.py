@@ -7,7 +7,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from threading import Lock
+from typing import Generic, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +29,6 @@ SOURCES: dict[str, Callable[..., Tensor]] = {
     "normals": prepare.normals,
     "depth": prepare.depth,
 }
-NO_JITTER = View(1, 1).jitter
 REMEMBERED = 2**17
 
 T = TypeVar("T")
@@ -79,8 +79,7 @@ class Pixels:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.shelf = Shelf("pictures", "1")
-        self._digests: dict[Hashable, bytes] = {}
-        self._views: dict[Hashable, View] = {}
+        self._digests, self._views = Memory[bytes](), Memory[View]()
 
     def digest(self, file: File) -> bytes:
         """Of a file's bytes.
@@ -88,7 +87,7 @@ class Pixels:
         Raises:
             DataError: the file cannot be read.
         """
-        return _remember(self._digests, str(file), lambda: _digest(file))
+        return self._digests.get(str(file), lambda: _digest(file))
 
     def view(self, look: Look) -> View:
         """Where this look cuts and turns the picture."""
@@ -97,7 +96,7 @@ class Pixels:
         def draw() -> View:  # which may have to look for the subject
             return views.draw(self.recipe.augment, *size, self.digest(image), look.number, image, mask)
 
-        return replace(_remember(self._views, (str(image), look.number, size), draw), flip=look.flip)
+        return replace(self._views.get((str(image), look.number, size), draw), flip=look.flip)
 
     def picture_key(self, look: Look) -> bytes:
         """Of what ``picture`` gives."""
@@ -116,7 +115,7 @@ class Pixels:
         view = replace(self.view(look), **size)
         if recipe.condition is None:
             assert sample.source is not None  # samples without one have been refused
-            view = replace(view, jitter=NO_JITTER)
+            view = replace(view, jitter=prepare.NO_JITTER)
             style = {"style": recipe.style} if recipe.source_kind == "picture" else {}
             return prepare.to_float(SOURCES[recipe.source_kind](sample.source, view, **style))
         image_key = self.digest(sample.image)
@@ -149,13 +148,24 @@ class Pixels:
         return recipe.unmasked_weight + (1 - recipe.unmasked_weight) * (entry["plane"].float() / 255)
 
 
-def _remember(memory: dict[Hashable, T], name: Hashable, make: Callable[[], T]) -> T:
-    """What was made under this name before, if it is among the hundred thousand made last."""
-    if name not in memory:
-        if len(memory) >= REMEMBERED:
-            memory.pop(next(iter(memory)), None)
-        memory[name] = make()
-    return memory[name]
+class Memory(Generic[T]):
+    """The hundred thousand things made last, by name; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, T] = {}
+        self._lock = Lock()
+
+    def get(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What was made under this name before; else it is made, by several threads at once if need be."""
+        with self._lock:
+            if name in self._made:
+                return self._made[name]
+        made = make()
+        with self._lock:
+            self._made[name] = made
+            if len(self._made) > REMEMBERED:
+                del self._made[next(iter(self._made))]
+        return made
 
 
 def _digest(file: File) -> bytes:

@@ -17,9 +17,9 @@ from limner.data.check import Audit, audit, numbers
 from limner.data.findings import Finding, Needs, refused
 from limner.data.read import stream
 from limner.data.records import Stream
-from limner.errors import ConfigError, DataError
+from limner.errors import DataError
 from limner.run.data import load_data, needs_of, recipe_of, sizes_of
-from limner.run.job import build_method, load_prior, resolve
+from limner.run.job import build_method, load_prior, refuse_shapes, resolve
 from limner.train import progress
 from limner.types import Sample
 
@@ -83,8 +83,7 @@ def rules_of(config: MethodConfig) -> Rules:
     if config.method:
         method = build_method(config, torch.device("cpu"))
         prior, condition_px = method.prior, method.condition_px
-        if config.aspect == "buckets" and method.square_only:
-            raise ConfigError(f"{config.method} takes square pictures only.", "leave aspect at square, or take concat")
+        refuse_shapes(config, method)
     else:
         prior, condition_px = load_prior(config.prior), None
     buckets, resolutions_px = sizes_of(config, prior.image_px, prior.multiple_px)

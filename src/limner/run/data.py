@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,11 @@ Groups = list[tuple[Bucket, np.ndarray]]
 
 
 def load_splits(
-    config: MethodConfig, image_px: int, multiple_px: int
+    config: MethodConfig, image_px: int, multiple_px: int, check: Callable[[Sample], None] = lambda _: None
 ) -> tuple[Subset | Streamed, Sequence[Sample], Sequence[Sample], Groups]:
     """(training, held-out for choosing the best, held-out for the report, the training pictures by bucket).
+
+    ``check`` is shown the records of a stream as they come, which cannot be looked at before.
 
     Raises:
         DataError: it cannot be read, or holds nothing to train on.
@@ -42,7 +44,7 @@ def load_splits(
             raise ConfigError(
                 "aspect, fraction and resolutions_px need records that can be numbered.", "leave out these, or stream"
             )
-        records = Streamed(stream(config.data), config.seed)
+        records = Streamed(stream(config.data), config.seed, check)
         return records, records.held_out, records.held_out, []
     parts = splits(load_data(config.data))
     num = len(parts["train"])

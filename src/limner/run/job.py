@@ -77,19 +77,27 @@ def build(config: MethodConfig, device: torch.device, method: Method | None = No
     """
     method = method or build_method(config, device)
     prior = method.prior
-    if config.aspect == "buckets" and method.square_only:
-        raise ConfigError(f"{config.method} takes square pictures only.", "leave aspect at square, or take concat")
+    refuse_shapes(config, method)
     encoder = Encoder(prior.encode_image, prior.encode_text, prior.fingerprint(), device)
     recipe = recipe_of(config, prior.image_px, method.condition_px)
-    training, held_out, test, groups = load_splits(config, prior.image_px, prior.multiple_px)
+    needs = needs_of(config, method.condition_px)
+    training, held_out, test, groups = load_splits(
+        config, prior.image_px, prior.multiple_px, lambda sample: refuse([sample], needs, recipe)
+    )
     for part in (training.held_out if isinstance(training, Streamed) else training, held_out, test):
-        refuse(part, needs_of(config, method.condition_px), recipe)
+        refuse(part, needs, recipe)
 
     def upright(samples: Sequence[Sample]) -> Loader:
         return Loader(samples, recipe.upright(), encoder, VALIDATION_SEED, device)
 
     train = Loader(training, recipe, encoder, config.seed, device, groups)
     return Job(config, method, train, upright(held_out), upright(test))
+
+
+def refuse_shapes(config: MethodConfig, method: Method) -> None:
+    """Stop where the configuration sorts pictures by shape and the method cannot take them so."""
+    if config.aspect == "buckets" and method.square_only:
+        raise ConfigError(f"{config.method} takes square pictures only.", "leave aspect at square, or take concat")
 
 
 def load_prior(name: str) -> Prior:

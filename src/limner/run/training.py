@@ -57,7 +57,8 @@ def train(config: MethodConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", dump(config))
     accelerator.wait_for_everyone()
-    job.train.refresh()
+    for loader in (job.train, job.validation):
+        loader.refresh()
     if main and job.train.encoder.full:
         console.print("the cache is full, so some pictures are encoded again each time: set LIMNER_CACHE_GB higher")
     accelerator.init_trackers("tensorboard")

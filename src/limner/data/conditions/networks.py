@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from threading import Lock
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from limner.errors import DataError
 
+_loading = Lock()  # pictures come in several threads, and the first of each would load it
 
-@functools.cache
+
 def load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
     """A network for 'depth estimation' or 'semantic segmentation' and the processor that feeds it.
 
@@ -21,6 +23,12 @@ def load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
     Raises:
         DataError: no such network, or one for another task.
     """
+    with _loading:
+        return _load(task, name, device)
+
+
+@functools.cache
+def _load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
     from transformers import (
         MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
         AutoConfig,

@@ -61,7 +61,7 @@ def _splits(name: str, streaming: bool) -> list[tuple[str, str, Any]]:
     repository, _, config = name.partition(":")
     try:
         found = datasets.load_dataset(repository, config or None, streaming=streaming)
-    except Exception as error:  # as above
+    except Exception as error:  # a library over many others: what it raises has no common kind
         raise DataError(
             f"hub:{name} cannot be loaded: {first_line(error)}.",
             "check its name and the network; offline, give a folder that holds its parquet files",

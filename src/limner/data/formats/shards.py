@@ -59,8 +59,7 @@ class Shards(Records):
             self._stops.append(len(first_N))
         self._first_N = np.frombuffer(first_N, np.int64)
         if repeat := first_repeat(np.frombuffer(hash_N, np.int64), lambda number: self[number].key):
-            key = self[repeat[0]].key
-            raise DataError(f"{self[repeat[1]].image}: two records are called {key}.", "rename one of them")
+            raise _twice(self[repeat[1]])
 
     def __len__(self) -> int:
         return len(self._first_N)
@@ -78,7 +77,12 @@ def shards_of(paths: Sequence[Path]) -> list[Shard]:
     """The tar files, compressed or not, as the shards of a stream."""
 
     def samples(path: Path, prefix: str) -> Iterator[Sample]:
-        return (sample for _, sample in _records(path, prefix))
+        seen = set()
+        for _, sample in _records(path, prefix):
+            if sample.key in seen:
+                raise _twice(sample)
+            seen.add(sample.key)
+            yield sample
 
     return [functools.partial(samples, *both) for both in zip(paths, prefixes(paths), strict=True)]
 
@@ -158,6 +162,10 @@ def _sample(path: Path, prefix: str, key: str, files: dict[str, File]) -> Sample
     texts = [_text(files[ending]).strip() for ending in TEXTS if ending in files]
     caption = next(filter(None, texts), caption)
     return Sample(f"{prefix}/{key}", caption, **pictures, split=split or split_of(path), meta=row)
+
+
+def _twice(sample: Sample) -> DataError:
+    return DataError(f"{sample.image}: two records are called {sample.key}.", "rename one of them")
 
 
 def _json(file: File) -> dict:
