@@ -149,6 +149,14 @@ class TranslateConfig(MethodConfig):
             raise ValueError("needs name=value, with commas between")
         return {name: value for name, _, value in parts}
 
+    @model_validator(mode="after")
+    def _check_condition(self) -> Self:
+        if self.condition == "source" and self.condition_options:
+            raise ValueError("condition_options are for a computed condition, and condition is 'source'")
+        if self.condition != "source" and self.source_kind != "picture":
+            raise ValueError(f"source_kind is of the data's sources, and condition '{self.condition}' reads none")
+        return self
+
 
 def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None = None) -> MethodConfig:
     """Defaults, then the YAML ``file``, then ``flags`` (None values are not given), checked.

@@ -189,6 +189,7 @@ def test_nothing_is_overwritten(folder: Path, wrong: Callable) -> None:
         (["--template", "{captoin}"], "{captoin}, which", "'caption'"),
         (["--from", "names", "--batch-size", "0"], "--batch-size", "--help"),
         (["--from", "names", "--out", "nowhere/x.jsonl"], "nowhere does not exist", "--out"),
+        (["--from", "names", "--out", "captions"], "captions is no .jsonl file", "--out captions.jsonl"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -112,6 +112,13 @@ def test_files_that_belong_to_no_record_are_named(pairs: Path, prior: Path, caps
     assert found == {"unknown-kind": "phone.heic", "lone-caption": "typo.txt", "unused": "beside.png"}
 
 
+def test_pictures_that_are_to_be_streamed_are_one_error(
+    pairs: Path, prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = check(capsys, pairs, "--prior", prior, "--stream")
+    assert (code, "1 error; training would stop" in out) == (1, True)
+
+
 def test_nothing_there_is_one_error(tmp_path: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = check(capsys, tmp_path / "nowhere", "--prior", prior)
     assert code == 1

@@ -40,6 +40,8 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["train", "finetune", "--config"], "--config needs a file", "run.yaml"),
         (["train", "finetune", "--config", "nowhere.yaml"], "nowhere.yaml does not exist", "YAML"),
         (["train", "finetune", "--warmup-steps", "9", "--steps", "9"], "warmup_steps (9)", "change"),
+        (["train", "concat", "--condition-options", "low=1"], "computed condition", "change"),
+        (["train", "concat", "--condition", "edges", "--source-kind", "labels"], "'edges' reads none", "change"),
         (["train", "my_method.py"], "my_method.py does not exist", ".py"),
         (["train", "no_such.module.Method"], "no_such.module.Method", "module.Class"),
         (["sample"], "Missing argument 'RUN'", "limner sample --help"),

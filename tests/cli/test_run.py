@@ -74,6 +74,14 @@ def test_another_configuration_in_the_same_folder_is_refused(
     assert "learning_rate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("out", ["notes.txt", "notes.txt/run"])
+def test_a_run_folder_that_cannot_be_is_named(place: Path, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "notes.txt").write_text("no folder", encoding="utf-8")
+    assert main(command(place, out, 3)) == 1
+    said = capsys.readouterr().err
+    assert "notes.txt" in said and "choose another --out" in said
+
+
 def test_sample_draws_and_says_where(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sketch = place / "pairs" / "source" / "disc01.png"
     words = ["sample", str(run), "--input", str(sketch), "--prompt", "disc", "--n", "2", "--steps", "2"]

@@ -64,6 +64,7 @@ def test_a_resumed_stream_goes_on_where_it_stopped_and_keeps_the_held_out_apart(
     assert [later.at(place).key for place in range(20, 60, 2)] == keys[20::2]  # another process's share is skipped
     held_out = {sample.key for sample in whole.held_out}
     assert len(held_out) == 32 and not held_out & set(keys)
+    assert {sample.split for sample in whole.held_out} == {"validation"}  # else a report would refuse them
     assert sorted(keys[:18]) == sorted(keys[18:36])
     assert keys[:18] != keys[18:36]
     other = Streamed(Count(50), 4)

@@ -52,6 +52,8 @@ def caption(data: Path, batch_size: int, out: Path | None, **given: Any) -> None
     """
     given["source"] = given["source"] or ("template" if given["template"] else "")
     out = out or _in_folder(data)
+    if not out.name.lower().endswith(".jsonl"):
+        raise ConfigError(f"{out} is no .jsonl file, and nothing else is written.", "for example --out captions.jsonl")
     if data.exists() and not out.parent.is_dir():
         raise ConfigError(f"the folder {out.parent} does not exist.", "make it first, or give another --out")
     from limner.data import captioning

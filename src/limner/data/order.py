@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -76,7 +77,8 @@ class Streamed:
 
     def __init__(self, stream: Stream, seed: int, check: Callable[[Sample], None] = lambda _: None) -> None:
         self._stream, self._seed, self._check, self._next_place = stream, seed, check, 0
-        self.held_out = list(itertools.islice(stream.samples(0), NUM_HELD_OUT))
+        first = itertools.islice(stream.samples(0), NUM_HELD_OUT)
+        self.held_out = [replace(one, split="validation") if one.split == "train" else one for one in first]
         self._held_out_keys = {sample.key for sample in self.held_out}
         self._samples = self._endless()
 

@@ -51,16 +51,16 @@ def check(config: MethodConfig, limit: int | None = None, shown: bool = False) -
     try:
         data: Data = stream(config.data) if config.stream else load_data(config.data)
     except DataError as error:
-        return _rescued(config.data, error, rules, limit)
+        return _rescued(config, error, rules, limit)
     num = len(numbers(len(data), limit)) if isinstance(data, Sequence) else limit or 0
     tree = None if config.stream or limit else tree_of(config.data)
     with progress.bar("looking at pictures", num, 0, 1, shown) as advance:
         return audit(config.data, data, rules, limit, advance, tree), data
 
 
-def _rescued(name: str, error: DataError, rules: Rules, limit: int | None) -> tuple[Audit, Data]:
+def _rescued(config: MethodConfig, error: DataError, rules: Rules, limit: int | None) -> tuple[Audit, Data]:
     """Why the data cannot be read, and what else is wrong with the pictures in it."""
-    tree, first = tree_of(name), refused(error)
+    tree, first = None if config.stream else tree_of(config.data), refused(error)
     pictures: Sequence[Sample] = []
     lone: list[Finding] = []
     passed_over = {"no-source", "no-mask", "no-pictures"}  # as a matter of course
@@ -68,7 +68,7 @@ def _rescued(name: str, error: DataError, rules: Rules, limit: int | None) -> tu
         with contextlib.suppress(DataError):  # a folder that cannot be listed
             pictures, lone = rescue(tree), list(alone(tree))
             passed_over |= {"no-caption", "no-trigger"} if in_roles(tree) else set()
-    result = audit(name, pictures, rules, limit)
+    result = audit(config.data, pictures, rules, limit)
     kept = [finding for finding in result.findings if finding.code not in passed_over]
     result.findings = [*(lone if lone and first.code == "half-missing" else [first]), *kept]
     return result, pictures

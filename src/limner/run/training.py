@@ -54,8 +54,7 @@ def train(config: MethodConfig) -> Path:
             for done in loader.encode_all(accelerator.process_index, accelerator.num_processes):
                 advance(done)
     if main:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", dump(config))
+        _begin(folder, config)
     accelerator.wait_for_everyone()
     for loader in (job.train, job.validation):
         loader.refresh()
@@ -89,19 +88,29 @@ def train(config: MethodConfig) -> Path:
     return folder
 
 
+def _begin(folder: Path, config: MethodConfig) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", dump(config))
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}.", "choose another --out") from None
+
+
 def _tell_of_cut_captions(job: Job) -> None:
     """A prior cuts long captions off without a word; here is the word."""
     samples = job.validation.samples if job.config.stream else job.train.samples
     read = [job.method.prior.count_tokens(job.train.caption(sample)) for sample in itertools.islice(samples, CAPTIONS)]
     if num := sum(bool(tokens.cut_off) for tokens in read):
         console.print(
-            f"{num} captions are longer than the {read[0].room} tokens that the prior reads, and are cut off there; "
-            f"'limner check {job.config.data}' names them"
+            f"captions longer than the {read[0].room} tokens that the prior reads, and cut off there: {num}; "
+            "'limner check' with the same options names them"
         )
 
 
 def _refuse_another(folder: Path, config: MethodConfig) -> None:
-    """A folder that holds checkpoints of another run is not overwritten."""
+    """A folder that holds checkpoints of another run is not overwritten; nor is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file and no run folder.", "choose another --out")
     if not checkpoint.all_of(folder / "checkpoints"):
         return
     values = read_yaml(folder / "config.yaml")
