@@ -539,6 +539,11 @@ def test_two_records_of_one_name_in_a_stream_are_told_apart_by_refusing_them(tmp
         told(lambda path=path: stream(path).samples(0), "two records are called t/a")
 
 
+def test_half_a_character_in_json_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": picture(), "metadata.jsonl": '{"file_name": "a.png", "caption": "a \\ud800 fox"}'})
+    told(lambda: read(tmp_path), r"metadata\.jsonl, line 1: the caption is not UTF-8")
+
+
 def test_a_shard_that_is_cut_short_or_spoilt_is_named(tmp_path: Path) -> None:
     path = tar(tmp_path / "t.tar", {f"../../{i}.png": bytes([i]) * 700 for i in range(4)})
     whole = path.read_bytes()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from limner.data.formats.files import Tree
+from limner.data.formats.files import Tree, is_utf8
 from limner.data.formats.index import first_repeat
 from limner.data.records import SPLITS
 from limner.errors import DataError, did_you_mean
@@ -83,6 +83,10 @@ def words(row: dict[str, Any], where: str) -> tuple[str, str | None]:
     for name, value in (("caption", caption), ("split", split)):
         if not isinstance(value, str | None):
             raise DataError(f"{where}: the {name} is no text but {value!r:.40}.", "write it in quotes, as one text")
+        if not is_utf8(value or ""):
+            raise DataError(
+                f"{where}: the {name} is not UTF-8: {value!a:.40}.", "write a character whole, not its half"
+            )
     if split is not None and split not in SPLIT_FOLDERS:
         raise DataError(f"{where}: split '{split}'.", did_you_mean(split, SPLITS))
     return caption or "", split and SPLIT_FOLDERS[split]

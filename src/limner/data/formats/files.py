@@ -135,7 +135,7 @@ class Folder(Tree):
             raise DataError(
                 f"{here} cannot be listed: {error.strerror}.", "allow reading it, or move it away"
             ) from None
-        if unreadable := [name for name in names if not _is_utf8(name)]:
+        if unreadable := [name for name in names if not is_utf8(name)]:
             raise DataError(f"{here} holds a file whose name is not UTF-8: {unreadable[0]!a}.", "rename it")
         identity = (about.st_dev, about.st_ino)
         if identity in above:
@@ -198,6 +198,6 @@ def _shown(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _is_utf8(name: str) -> bool:
-    """False of a name whose bytes Python could not make sense of."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+def is_utf8(text: str) -> bool:
+    """False of a text that cannot be written: bytes of a name that make no sense, half a character out of JSON."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
