@@ -179,7 +179,7 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
         description = kind.model_fields[str(first["loc"][0])].description or ""
         given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
         said = first["msg"].removeprefix("Value error, ").lower()
-        raise ConfigError(f"option '{name}'{where}: {said}{given}.", f"{name} is {description}") from None
+        raise ConfigError(f"option '{name}'{where}: {said}{given}.", f"{name}: {description}") from None
 
 
 def _refuse_bare(kind: type[MethodConfig], values: dict[str, Any], file: Path | None) -> None:

@@ -1,6 +1,5 @@
 """Captions: words of names, templates, tags at random, and the words that a caption lacks."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -194,13 +193,6 @@ def test_tags_of_a_filled_in_template_are_shuffled_behind_the_trigger() -> None:
     variants = [captioner.caption(sample(caption=TAGS), number) for number in range(20)]
     assert all(tags_of(variant)[0] == "sks" for variant in variants)
     assert len(set(variants)) > 10
-
-
-def test_the_text_of_a_captioner_names_all_that_matters() -> None:
-    texts = {Captioner().text(), Captioner(keep_tags=1).text(), Captioner("name").text(), Captioner(trigger="é").text()}
-    assert len(texts) == 4
-    assert json.loads(Captioner(trigger="é").text())["trigger"] == "é"
-    assert Captioner().text() == Captioner().text()
 
 
 @pytest.mark.parametrize(

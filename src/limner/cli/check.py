@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 SHOWN = 5  # files of one kind of finding
 BUCKETS_SHOWN = 12
+OWN = ("for", "json", "sheet", "limit")
 
 
 @click.command(
@@ -92,6 +94,11 @@ def _parse(words: Sequence[str]) -> tuple[str | None, flags.Flags, dict[str, Any
         raise DataError(f"{sheet} cannot be written: there is no such folder.", "give another --sheet")
     if limit is not None and not (isinstance(limit, str) and limit.isdecimal() and int(limit) > 0):
         raise ConfigError("--limit needs a number of records.", "for example --limit 1000")
+    from limner.config import TranslateConfig
+
+    for name in given.keys() - TranslateConfig.model_fields.keys() - {*OWN, "config"}:
+        if near := difflib.get_close_matches(name, OWN, n=1):
+            raise ConfigError(f"unknown option '--{name}'.", f"did you mean '--{near[0]}'?")
     options = {"json": own["--json"], "help": own["--help"], "sheet": sheet and Path(sheet)}
     return positional[0] if positional else None, given, {**options, "limit": int(limit) if limit else None}
 

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 the data, the model or the run is at fault; 2 the command 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -36,6 +37,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+# What the disk may say, wherever something is written.
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
 # Of limner.sampling, which needs torch; a test keeps the two alike.
 SOLVERS = ("dpmpp_2m", "ddim", "euler")
 GUIDANCE_MODES = ("off", "measured", "independent", "rescale")
@@ -52,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = show.error(_usage(error))
     except LimnerError as error:
         code = show.error(error)
+    except OSError as error:
+        if error.errno not in WRITING:
+            raise
+        said = f"{error.filename or 'a file'} cannot be written: {error.strerror}."
+        code = show.error(LimnerError(said, "free some disk, or write elsewhere"))
     except (click.Abort, KeyboardInterrupt):
         code = 130
     return code if isinstance(code, int) else 0

@@ -13,6 +13,7 @@ those that this process has used; where that is not enough, new entries are made
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -36,6 +37,7 @@ Entry = dict[str, Tensor]
 
 KEY_BYTES = 16
 SHARD_BYTES = 64_000_000
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 STALE_SECONDS = 24 * 3600  # an unfinished file this old belongs to a process that was killed
 
 
@@ -102,13 +104,14 @@ class Shelf:
 
     def __init__(self, kind: str, maker: str) -> None:
         self.folder = store.tensors() / kind / maker
-        self.full = False  # the limit is reached: new entries are not kept
+        self.full = False  # the limit is reached, or the folder is read-only: new entries are not kept
         self._lock = threading.RLock()
         self._pending: dict[bytes, Entry] = {}
         self._pending_bytes = 0
         self._shards: list[Shard] = []
         self._index = Index()
         self._seen: set[str] = set()
+        store.limit_bytes()  # a limit that is no number is said now
         self.refresh()
         with _shelves_lock:
             _shelves.add(self)
@@ -224,6 +227,9 @@ class Shelf:
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):  # what cannot be written to cannot be deleted from
                 beside.unlink()
+            if isinstance(error, OSError) and error.errno in READ_ONLY:  # as a cluster's shared cache may be
+                self.full = True
+                return
             raise DataError(
                 f"{self.folder} cannot be written: {error}.", "free some disk, or set LIMNER_CACHE to another folder"
             ) from None

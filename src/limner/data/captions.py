@@ -8,12 +8,11 @@ generator that is seeded with both. Nothing is ever added to a caption but by a 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import string
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ import numpy as np
 from limner.errors import ConfigError, DataError, did_you_mean
 from limner.types import Sample
 
-CAPTION_VERSION = 1  # to be raised when the same fields come to give other captions
 SOURCES = ("data", "name", "template")
 FIELDS = ("caption", "name", "trigger", "class_word")
 
@@ -93,10 +91,6 @@ class Captioner:
         if not (self.shuffle_tags or self.tag_dropout) or not is_tags(caption):
             return caption
         return ", ".join(self._some(tags_of(caption), sample.key, number))
-
-    def text(self) -> str:
-        """All that decides over a caption, in one line: equal lines give equal captions of equal data."""
-        return json.dumps({"version": CAPTION_VERSION, **asdict(self)}, sort_keys=True, ensure_ascii=False)
 
     def _filled_in(self, sample: Sample) -> str:
         values: dict[str, Any] = {**sample.meta, "caption": sample.caption}

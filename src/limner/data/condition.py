@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from typing import Any
 from torch import Tensor
 
 from limner import find
+from limner.data import palettes
 from limner.errors import ConfigError, DataError, did_you_mean
 
-LIMNER = Path(find.__file__).resolve().parent
 FILLED_IN = ("alpha_B1HW", "seed")
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -80,7 +79,8 @@ class Condition:
         """What its pictures depend on beside picture, opacity, seed, in one line for a cache: name, options, code, and
         the files that an option names, such as a network's."""
         digest = hashlib.blake2b(digest_size=8)
-        for file in sorted(_sources(self.function)):
+        own = Path(inspect.getfile(self.function)).parent
+        for file in sorted({*own.glob("*.py"), Path(palettes.__file__)}):  # it may take something from its neighbours
             digest.update(file.read_bytes())
         for option in self.options.values():
             digest.update(repr(_files(Path(option)) if isinstance(option, str) and option else None).encode())
@@ -103,24 +103,6 @@ def bind(name: str, options: Mapping[str, Any] | None = None) -> Condition:
         chosen[option] = _typed(name, option, value, defaults[option])
     asked = inspect.signature(function).parameters
     return Condition(name, function, chosen, "alpha_B1HW" in asked, "seed" in asked)
-
-
-def _sources(function: Callable[..., Tensor]) -> set[Path]:
-    """The file that a condition lies in, and those of limner or of the same folder that it takes something from."""
-    own = Path(inspect.getfile(function)).resolve()
-    found = {own}
-
-    def follow(names: Mapping[str, Any]) -> None:
-        for value in list(names.values()):
-            module = value if inspect.ismodule(value) else sys.modules.get(getattr(value, "__module__", None) or "")
-            name = getattr(module, "__file__", None)  # what is built into Python has none
-            file = Path(name).resolve() if name else own
-            if file not in found and any(map(file.is_relative_to, (own.parent, LIMNER))):
-                found.add(file)
-                follow(vars(module))
-
-    follow(function.__globals__)
-    return found
 
 
 def _files(path: Path) -> list[tuple[str, int, int]]:

@@ -209,13 +209,15 @@ class Loader:
 def batches(loader: Loader, schedule: Schedule, start: int, stop: int) -> Iterator[Batch]:
     """Every micro-batch of steps start..stop-1 in order, made one ahead in a thread."""
     jobs = [(step, micro) for step in range(start, stop) for micro in range(schedule.accumulate)]
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = None
-        for step, micro in jobs:
-            coming = thread.submit(loader.batch, step, schedule, micro)
+    ahead = None
+    try:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            for step, micro in jobs:
+                coming = thread.submit(loader.batch, step, schedule, micro)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = coming
             if ahead is not None:
                 yield ahead.result()
-            ahead = coming
-        if ahead is not None:
-            yield ahead.result()
-    loader.flush()
+    finally:
+        loader.flush()

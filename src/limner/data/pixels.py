@@ -172,4 +172,5 @@ def _digest(file: File) -> bytes:
     try:
         return hashlib.sha256(file.read_bytes()).digest()[:KEY_BYTES]
     except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file} cannot be read: {error}.", "replace the file or move it away") from None
+        said = (isinstance(error, OSError) and error.strerror) or error
+        raise DataError(f"{file} cannot be read: {said}.", "replace the file or move it away") from None

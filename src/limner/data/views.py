@@ -38,13 +38,12 @@ class Augment:
     """How much views may differ.
 
     crop: 'centre'; 'random', up to a quarter closer; 'subject', on what the mask, the transparency, or else the
-    strongest edges show. flip: also mirrored (the loader's to do). rotate_degrees: turned by up to so much to either
+    strongest edges show. rotate_degrees: turned by up to so much to either
     side. jitter: brightness, contrast and saturation change by up to this share, hue by a quarter of it in turns.
     num_views: how many views there are of each picture.
     """
 
     crop: str = "centre"
-    flip: bool = False
     rotate_degrees: float = 0.0
     jitter: float = 0.0
     num_views: int = 1
@@ -142,7 +141,7 @@ def _on_grid(view: View, size: tuple[int, int]) -> View:
 
     def share(first: float, left_over: float) -> float:
         places = int(left_over / grid_px + 1e-6)
-        return min(round(first / grid_px), places) * grid_px / left_over if places else 0.0
+        return min(1.0, min(round(first / grid_px), places) * grid_px / left_over) if places else 0.0
 
     return replace(view, x=share(here.box[0], size[0] - here.width), y=share(here.box[1], size[1] - here.height))
 

@@ -59,7 +59,10 @@ def train(config: MethodConfig) -> Path:
     for loader in (job.train, job.validation):
         loader.refresh()
     if main and job.train.encoder.full:
-        console.print("the cache is full, so some pictures are encoded again each time: set LIMNER_CACHE_GB higher")
+        console.print(
+            "the cache takes no more, so some pictures are encoded again each time: "
+            "set LIMNER_CACHE_GB higher, or LIMNER_CACHE to a folder that can be written"
+        )
     accelerator.init_trackers("tensorboard")
     schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
     trainer = Trainer(

@@ -52,7 +52,7 @@ def _load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
         first_line = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
             f"{name} cannot be loaded for {task}: {first_line}.",
-            "give a hub name or a folder of a transformers model: --model NAME",
+            "give the hub name or folder of such a model: --model NAME; in training, --condition-options model=NAME",
         ) from error
     return network, processor
 
