@@ -14,6 +14,7 @@ from tiny import PATHS, pairs_folder, prior_folder
 from limner import find, run
 from limner.config import MethodConfig
 from limner.errors import LimnerError
+from limner.run.job import build_method
 from limner.train import checkpoint
 from limner.train.log import read as read_log
 from limner.train.trainer import Trainer
@@ -227,6 +228,19 @@ def test_a_nan_stops_the_run_and_names_the_last_good_checkpoint(ground: Path, tm
         patch.setattr(Trainer, "_backward", poison)
         run.train(config)
     assert run.open_run(tmp_path / "run", torch.device("cpu"))[2] == 4
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda name: Path(name).stem)
+def test_trains_in_several_shapes_or_says_that_it_cannot(ground: Path, tmp_path: Path, method: str) -> None:
+    shapes = {"aspect": "buckets", "resolutions_px": (8, 16), "crop": "random"}
+    config = configure(ground, tmp_path / "run", method, "eps", **shapes)
+    fixed = build_method(config, torch.device("cpu")).fixed_size
+    if fixed:
+        with pytest.raises(LimnerError, match="square pictures of 16 px only"):
+            run.train(config)
+    else:
+        run.train(config)
+        assert read_log(tmp_path / "run" / "log.jsonl")[-1]["step"] == 4
 
 
 def test_bad_data_is_refused_before_training(ground: Path, tmp_path: Path) -> None:

@@ -34,14 +34,14 @@ class Method(ABC):
 
     Attributes:
         condition_px: side of the condition pictures it wants, in pixels; None where it takes none.
-        square_only: whether it is made for square pictures alone.
+        fixed_size: whether it is made for square pictures of the prior's own size alone.
         hand_over_at: numbers of done steps at which the averaged weights replace the live ones and the optimisers
             begin anew (the end of one stage and the start of the next).
     """
 
     Config: type[MethodConfig] = MethodConfig
     condition_px: int | None = None
-    square_only: bool = False
+    fixed_size: bool = False
     hand_over_at: frozenset[int] = frozenset()
 
     def __init__(self, prior: Prior, config: MethodConfig) -> None:

@@ -90,7 +90,7 @@ class Piti(Method):
     def __init__(self, prior: Prior, config: Config) -> None:
         super().__init__(prior, config)
         self.condition_px = config.token_grid * 2**NUM_HALVINGS
-        self.square_only = True  # a token belongs to a cell of the grid
+        self.fixed_size = True  # a token belongs to a cell of the grid
         self.network = prior.adapt(config.adapter, config.rank, config.alpha)
         self.encoder = Encoder(config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers)
         self.null = prior.encode_text([""])

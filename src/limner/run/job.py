@@ -95,9 +95,13 @@ def build(config: MethodConfig, device: torch.device, method: Method | None = No
 
 
 def refuse_shapes(config: MethodConfig, method: Method) -> None:
-    """Stop where the configuration sorts pictures by shape and the method cannot take them so."""
-    if config.aspect == "buckets" and method.square_only:
-        raise ConfigError(f"{config.method} takes square pictures only.", "leave aspect at square, or take concat")
+    """Stop where the configuration asks for shapes or sizes that the method cannot take."""
+    own_px = method.prior.image_px
+    if method.fixed_size and (config.aspect == "buckets" or set(config.resolutions_px) - {own_px}):
+        raise ConfigError(
+            f"{config.method} takes square pictures of {own_px} px only.",
+            "leave aspect and resolutions_px as they are, or take concat",
+        )
 
 
 def load_prior(name: str) -> Prior:

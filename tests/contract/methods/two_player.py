@@ -25,6 +25,7 @@ class TwoPlayer(Method):
             nn.Conv2d(channels, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Flatten(), nn.LazyLinear(1)
         )
         self.judge(torch.zeros(2, *prior.latent_CHW))
+        self.fixed_size = True  # the judge's last layer reads so many cells
 
     def learns(self) -> dict[str, nn.Module]:
         return {"generator": self.network, "discriminator": self.judge}
