@@ -36,6 +36,7 @@ from PIL import Image
 
 from limner import run
 from limner.data.builtin.made import package
+from limner.data.encode import PICTURES_AT_ONCE
 from limner.data.load import Schedule
 from limner.data.pixels import Look, Pixels, Recipe
 from limner.data.prepare import to_float
@@ -115,7 +116,8 @@ def limner(folder: Path, side_px: int, crop: str) -> float:
         ]
         for look in looks:
             pixels.picture_key(look)
-        to_float(torch.stack([pixels.picture(look) for look in looks]))
+        for rows in torch.stack([pixels.picture(look) for look in looks]).split(PICTURES_AT_ONCE):
+            to_float(rows)  # as many at a time as the encoder is given
     return time.perf_counter() - start
 
 
