@@ -44,6 +44,11 @@ class TrainingError(LimnerError):
     """Training cannot go on."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says first, without its final stop; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for a mistyped word: the nearest known one, else the whole list."""
     known = sorted(known)

@@ -15,7 +15,7 @@ import torch
 
 from limner.data import cache
 from limner.data.cache import Entry, Shelf, key
-from limner.data.store import shards
+from limner.data.store import STALE_SECONDS, shards
 from limner.errors import ConfigError, DataError
 
 
@@ -147,7 +147,7 @@ def test_a_kill_leaves_nothing_that_is_wrong() -> None:
 def test_what_a_killed_process_left_half_written_goes_after_a_day(store: Path) -> None:
     folder = store / "tensors" / "latents" / "maker"
     folder.mkdir(parents=True)
-    for name, age in (("old", 2 * cache.STALE_SECONDS), ("new", 60)):
+    for name, age in (("old", 2 * STALE_SECONDS), ("new", 60)):
         (folder / f"{name}.tmp").write_bytes(b"half")
         os.utime(folder / f"{name}.tmp", (time.time() - age,) * 2)
     Shelf("latents", "maker")

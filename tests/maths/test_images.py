@@ -5,8 +5,8 @@ import json
 import torch
 from PIL import Image
 
-from limner.data.prepare import to_float
-from limner.sampling.images import contact_sheet, save_png, to_pil, to_uint8
+from limner.data.prepare import to_float, to_uint8
+from limner.sampling.images import contact_sheet, save_png, to_pil
 
 
 def every_value() -> torch.Tensor:

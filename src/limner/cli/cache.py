@@ -27,7 +27,6 @@ from limner.data import store
 from limner.errors import ConfigError, DataError
 
 SHARD = re.compile(r"[0-9a-f]{32}\.(safetensors|tmp)")
-UNFINISHED_SECONDS = 24 * 3600  # a younger .tmp may be another process's, at work
 DAY_SECONDS = 24 * 3600
 
 
@@ -58,7 +57,7 @@ class Item:
 def items() -> Iterator[Item]:
     """All that limner has made in its folder, by kind and name."""
     root = store.folder()
-    for file in sorted((root / "tensors").glob("*/*/*")):
+    for file in sorted(store.tensors().glob("*/*/*")):
         if SHARD.fullmatch(file.name) and not any(path.is_symlink() for path in (file, *file.parents[:3])):
             with contextlib.suppress(FileNotFoundError):  # another process has just made room
                 about = file.stat()
@@ -143,7 +142,7 @@ def clear(older_than: float | None, yes: bool) -> None:
     """
     now = time.time()
     found = [item for item in items() if older_than is None or now - item.used > older_than * DAY_SECONDS]
-    found = [item for item in found if item.path.suffix != ".tmp" or now - item.used > UNFINISHED_SECONDS]
+    found = [item for item in found if item.path.suffix != ".tmp" or now - item.used > store.STALE_SECONDS]
     num_bytes = sum(item.num_bytes for item in found)
     if not found:
         click.echo(f"{store.folder()}: nothing to delete")

@@ -29,11 +29,7 @@ BUCKETS_SHOWN = 12
 OWN = ("for", "json", "sheet", "limit")
 
 
-@click.command(
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    options_metavar="DATA",
-)
+@click.command(options_metavar="DATA", **flags.ANY_FIELD)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--FIELD VALUE]...")
 @click.pass_context
 def check(ctx: click.Context, words: tuple[str, ...]) -> int:

@@ -167,6 +167,9 @@ def _made(bound: Any, seed: int, picture: Image.Image, size: int | None) -> Imag
     import torch
     from PIL import Image
 
+    from limner.data.prepare import to_float, to_uint8
+    from limner.sampling.images import to_pil
+
     if size is not None:
         scale = size / min(picture.size)
         width_px, height_px = (round(side_px * scale) for side_px in picture.size)
@@ -174,12 +177,11 @@ def _made(bound: Any, seed: int, picture: Image.Image, size: int | None) -> Imag
     canvas = Image.new("RGB", picture.size, "white")
     canvas.paste(picture, mask=picture if picture.mode == "RGBA" else None)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    x_BCHW = torch.from_numpy(np.array(canvas)).to(device).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
+    x_BCHW = to_float(torch.from_numpy(np.array(canvas)).to(device).permute(2, 0, 1)[None])
     alpha_B1HW = None
     if picture.mode == "RGBA":
         alpha_B1HW = torch.from_numpy(np.array(picture.getchannel("A"))).to(device)[None, None] / 255
-    made_CHW = bound(x_BCHW, alpha_B1HW, seed)[0]
-    return Image.fromarray((made_CHW.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+    return to_pil(to_uint8(bound(x_BCHW, alpha_B1HW, seed)))[0]
 
 
 def _write(picture: Image.Image, path: Path) -> None:

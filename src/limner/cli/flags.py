@@ -7,10 +7,16 @@ underscores are alike. Types and ranges are the config's business: values stay t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from limner.errors import ConfigError
 
 Flags = dict[str, str | bool]
+# Of a click command that takes any field.
+ANY_FIELD: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"ignore_unknown_options": True, "allow_interspersed_args": False},
+}
 
 
 def parse(words: Sequence[str]) -> tuple[list[str], Flags]:

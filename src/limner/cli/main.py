@@ -105,11 +105,7 @@ def _plural(kind: str) -> str:
     return kind.replace(" ", "_") + "s"
 
 
-@app.command(
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    options_metavar="METHOD",
-)
+@app.command(options_metavar="METHOD", **flags.ANY_FIELD)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--FIELD VALUE]...")
 @click.pass_context
 def train(ctx: click.Context, words: tuple[str, ...]) -> None:

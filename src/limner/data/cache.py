@@ -38,7 +38,6 @@ Entry = dict[str, Tensor]
 KEY_BYTES = 16
 SHARD_BYTES = 64_000_000
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-STALE_SECONDS = 24 * 3600  # an unfinished file this old belongs to a process that was killed
 
 
 def key(*parts: str | bytes) -> bytes:
@@ -126,7 +125,7 @@ class Shelf:
             for file in files:
                 if file.suffix == ".tmp":
                     with contextlib.suppress(FileNotFoundError):  # another process has just finished it
-                        if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                        if time.time() - file.stat().st_mtime > store.STALE_SECONDS:
                             file.unlink()
                 elif file.suffix == ".safetensors" and file.name not in self._seen:
                     self._take_in(file)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -17,9 +15,9 @@ from limner.data import prepare, views
 from limner.data.cache import KEY_BYTES, Entry, Shelf, key
 from limner.data.captions import Captioner
 from limner.data.condition import Condition
+from limner.data.imaging.decode import read_bytes
 from limner.data.prepare import Style, View
 from limner.data.views import Augment
-from limner.errors import DataError
 from limner.types import File, Sample
 
 # What a pair's other half is -> how it is read.
@@ -87,7 +85,7 @@ class Pixels:
         Raises:
             DataError: the file cannot be read.
         """
-        return self._digests.get(str(file), lambda: _digest(file))
+        return self._digests.get(str(file), lambda: hashlib.sha256(read_bytes(file)).digest()[:KEY_BYTES])
 
     def view(self, look: Look) -> View:
         """Where this look cuts and turns the picture."""
@@ -130,7 +128,7 @@ class Pixels:
         x_BCHW = prepare.to_float(prepare.picture(file, view, self.recipe.style))[None]
         alpha_B1HW = prepare.alpha(file, view)[None] / 255 if condition.wants_alpha else None
         made_CHW = condition(x_BCHW, alpha_B1HW, seed=int.from_bytes(image_key[:4], "big"))[0]
-        planes = ((made_CHW + 1) * 127.5).round().clamp(0, 255).byte()
+        planes = prepare.to_uint8(made_CHW)
         return {"plane": planes[:1] if (planes == planes[:1]).all() else planes}
 
     def weight(self, look: Look, grid_HW: tuple[int, int]) -> Tensor:
@@ -166,11 +164,3 @@ class Memory(Generic[T]):
             if len(self._made) > REMEMBERED:
                 del self._made[next(iter(self._made))]
         return made
-
-
-def _digest(file: File) -> bytes:
-    try:
-        return hashlib.sha256(file.read_bytes()).digest()[:KEY_BYTES]
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        said = (isinstance(error, OSError) and error.strerror) or error
-        raise DataError(f"{file} cannot be read: {said}.", "replace the file or move it away") from None

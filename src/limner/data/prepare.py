@@ -182,6 +182,11 @@ def to_float(uint8: Tensor) -> Tensor:
     return uint8.float().div_(127.5).sub_(1)  # in place: these are large
 
 
+def to_uint8(x: Tensor) -> Tensor:
+    """Pictures in [-1, 1] (clamped), any shape, as uint8, rounded, on the CPU; the inverse of ``to_float``."""
+    return ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
 def load_uint8(file: File, side_px: int) -> Tensor:
     """The largest square at the picture's centre, uint8 CHW."""
     return picture(file, View(side_px, side_px))

@@ -13,6 +13,7 @@ from pathlib import Path
 from limner.errors import ConfigError
 
 DEFAULT_GB = 20.0
+STALE_SECONDS = 24 * 3600  # an unfinished file this old belongs to a process that was killed
 
 
 def folder() -> Path:

@@ -15,12 +15,12 @@ from limner.config import resolve as resolve_config
 from limner.data.encode import Encoder
 from limner.data.load import Loader
 from limner.data.order import Streamed
+from limner.data.prepare import to_uint8
 from limner.errors import ConfigError, RunError
 from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.priors.sd import StableDiffusion
 from limner.run.data import load_splits, needs_of, recipe_of, refuse
-from limner.sampling.images import to_uint8
 from limner.train import checkpoint, progress
 from limner.types import Dice, Sample
 

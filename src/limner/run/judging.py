@@ -15,6 +15,7 @@ from torch import Tensor
 from limner import find
 from limner.config import TranslateConfig
 from limner.data.load import Loader
+from limner.data.prepare import to_uint8
 from limner.errors import DataError
 from limner.evaluate import features, generation, report, translation
 from limner.evaluate.metrics.diversity import diversity
@@ -22,7 +23,6 @@ from limner.evaluate.metrics.edges import SIDE_PX
 from limner.methods.finetune import Finetune
 from limner.run.job import Job, build, device, load_prior, open_run, pictures, resolve
 from limner.run.training import train
-from limner.sampling.images import to_uint8
 from limner.train import cost
 from limner.train.log import read as read_log
 from limner.types import Sample

@@ -10,11 +10,12 @@ import torch
 
 from limner.config import MethodConfig
 from limner.data.pixels import Look, Pixels
+from limner.data.prepare import to_uint8
 from limner.errors import ConfigError
 from limner.methods.base import Method
 from limner.run.data import recipe_of
 from limner.run.job import device, open_run
-from limner.sampling.images import save_png, to_pil, to_uint8
+from limner.sampling.images import save_png, to_pil
 from limner.types import Dice, Sample
 
 

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from limner.config import MethodConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
+from limner.data.prepare import to_uint8
 from limner.errors import RunError
 from limner.evaluate.report import write_text
 from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
-from limner.sampling.images import contact_sheet, save_png, to_pil, to_uint8
+from limner.sampling.images import contact_sheet, save_png, to_pil
 from limner.train import checkpoint, progress
 from limner.train.cost import metered
 from limner.train.trainer import Trainer

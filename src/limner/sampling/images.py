@@ -11,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 PADDING_PX = 4
 TITLE_PX = 20
-
-
-def to_uint8(x_BCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] (clamped) as uint8, rounded, on the CPU; the inverse of ``data.prepare.to_float``."""
-    return ((x_BCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def to_pil(uint8_BCHW: Tensor) -> list[Image.Image]:

@@ -11,8 +11,7 @@ from PIL import Image
 from limner.data.auditing import duplicates
 from limner.data.formats.files import Bytes
 from limner.data.imaging import colour
-from limner.data.imaging.decode import FORMATS, SWAPS, decode
-from limner.errors import DataError
+from limner.data.imaging.decode import FORMATS, SWAPS, decode, read_bytes
 from limner.types import File
 
 SIDE_PX = 128  # of the reduction that statistics are taken from
@@ -57,11 +56,7 @@ def held(file: File) -> Bytes:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        return Bytes(str(file), file.read_bytes())
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise DataError(f"{file} cannot be read: {said}.", "see that the file is there and whole") from None
+    return Bytes(str(file), read_bytes(file))
 
 
 def look(file: Bytes, background: tuple[int, int, int] = (255, 255, 255)) -> np.void:

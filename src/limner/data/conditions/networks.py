@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limner.errors import DataError
+from limner.errors import DataError, first_line
 
 _loading = Lock()  # pictures come in several threads, and the first of each would load it
 
@@ -49,9 +49,8 @@ def _load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
         processor = AutoImageProcessor.from_pretrained(name)
         network = kind.from_pretrained(name).to(device).eval().requires_grad_(False)
     except (OSError, ValueError, ImportError) as error:
-        first_line = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
-            f"{name} cannot be loaded for {task}: {first_line}.",
+            f"{name} cannot be loaded for {task}: {first_line(error)}.",
             "give the hub name or folder of such a model: --model NAME; in training, --condition-options model=NAME",
         ) from error
     return network, processor

@@ -13,8 +13,8 @@ from typing import Any
 from limner.data.formats import fields
 from limner.data.formats.files import Folder
 from limner.data.formats.index import Joined, Shard
-from limner.data.formats.parquet import Table, first_line, sample_of, with_bytes
-from limner.errors import DataError
+from limner.data.formats.parquet import Table, sample_of, with_bytes
+from limner.errors import DataError, first_line
 from limner.types import Sample
 
 

@@ -21,7 +21,7 @@ from limner.data.formats import fields
 from limner.data.formats.files import COPY_AGAIN, Bytes, Folder
 from limner.data.formats.index import Joined, Records, Shard
 from limner.data.formats.shards import prefixes, split_of
-from limner.errors import DataError
+from limner.errors import DataError, first_line
 from limner.types import File, Sample
 
 BLOCK = 1000
@@ -193,7 +193,3 @@ def _content(value: Any, label: str) -> bytes:
             return handle.read()
     except (OSError, ValueError) as error:
         raise DataError(f"{label}: {value['path']} cannot be read: {error}.", "store the pictures' bytes") from None
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

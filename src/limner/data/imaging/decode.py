@@ -56,7 +56,7 @@ def decode(file: File, enough: Callable[[int, int], tuple[float, float]] | None 
     Raises:
         DataError: a file that is missing, empty, no picture, cut short, damaged, animated or too large.
     """
-    data = _bytes(file)
+    data = read_bytes(file)
     with _named(file):
         picture = _open(data, file)
         stored_px: tuple[float, float] = picture.size
@@ -93,7 +93,7 @@ def size(file: File) -> tuple[int, int]:
     Raises:
         DataError: as ``decode``, but for damage behind the header.
     """
-    data = _bytes(file)
+    data = read_bytes(file)
     with _named(file):
         picture = _open(data, file)
         if picture.format == "PNG":
@@ -104,7 +104,12 @@ def size(file: File) -> tuple[int, int]:
     return picture.size[::-1] if swapped else picture.size
 
 
-def _bytes(file: File) -> bytes:
+def read_bytes(file: File) -> bytes:
+    """All of a file.
+
+    Raises:
+        DataError: it cannot be read, or is empty.
+    """
     try:
         data = file.read_bytes()
     except (OSError, KeyError, ValueError, RuntimeError) as error:  # a folder's, a zip's and a shard's ways to say it
