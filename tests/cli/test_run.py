@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
 from limner.cli import show
 from limner.cli.main import main
+from limner.data import load
 
 QUICK = ["--warmup-steps=0", "--batch-size=2", "--sample-steps=2", "--evaluate-every=10000", "--sample-every=10000"]
 
@@ -129,6 +131,39 @@ def test_a_report_is_shown_with_chance_and_ceiling(capsys: pytest.CaptureFixture
     ):
         assert text in shown
     assert "diversity" not in shown and "nan" not in shown
+
+
+def test_data_that_has_changed_since_a_run_began_is_told(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = place / "pairs" / "metadata.jsonl"
+    before = table.read_text()
+    for text, told in ((before, False), (before.replace('"disc"', '"ring"'), True), (before, False)):
+        table.write_text(text)
+        assert main(command(place, run.name, 3)) == 0
+        assert ("the data has changed" in " ".join(capsys.readouterr().err.split())) == told
+
+
+def test_ctrl_c_while_pictures_are_read_keeps_what_was_read(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "CHUNK", 1)
+    encode, encoded = load.Loader._encode, []
+
+    def encode_three(*given: Any) -> None:
+        encode(*given)
+        encoded.append(given)
+        if len(encoded) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(load.Loader, "_encode", encode_three)
+    words = [*command(place, "reading", 1), "--background", "grey"]  # of which nothing is in the cache yet
+    assert main(words) == 130
+    assert "kept in the cache; the same command goes on" in " ".join(capsys.readouterr().err.split())
+    assert not (place / "reading").exists()
+
+    monkeypatch.setattr(load.Loader, "_encode", encode)
+    assert main(words) == 0
 
 
 def wait_for(num_logged: int, folder: Path, alive: Callable[[], bool]) -> None:

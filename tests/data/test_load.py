@@ -218,6 +218,18 @@ def test_a_changed_picture_is_encoded_anew(pairs: Path) -> None:
     assert changed == ["disc04"]
 
 
+def test_a_picture_replaced_while_a_run_reads_is_not_kept_as_what_it_was(coloured: Path) -> None:
+    sample = read(coloured)[0]
+    assert isinstance(sample.image, Path)
+    reading = pixels.Pixels(Recipe(16))
+    look = pixels.Look(sample, 0, False, 16, 16)
+    wanted = reading.picture_key(look)
+    Image.new("RGB", (16, 16), shade(9)).save(sample.image)
+    with pytest.raises(DataError, match="has changed since this run began"):
+        reading.picture(look)
+    assert pixels.Pixels(Recipe(16)).picture_key(look) != wanted
+
+
 def test_halves_of_different_shape_are_refused(pairs: Path) -> None:
     Image.new("RGB", (32, 16)).save(pairs / "source" / "disc05.png")
     with pytest.raises(DataError, match=r"disc05\.png is 32 x 16 pixels and its other half 16 x 16"):

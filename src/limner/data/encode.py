@@ -7,7 +7,8 @@ depends on its key alone, not on what the cache held already, and a run that was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -40,15 +41,18 @@ class Encoder:
         self._latents, self._texts = Shelf("latents", maker), Shelf("texts", maker)
 
     @torch.no_grad()
-    def latents(self, key_B: Sequence[bytes], pictures: Callable[[list[int]], Tensor]) -> tuple[Tensor, Tensor]:
-        """(mean, std), BCHW; ``pictures`` gives those at the places asked for, uint8 BCHW of one size."""
+    def latents(
+        self, key_B: Sequence[bytes], pictures: Callable[[list[int]], Iterable[Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """(mean, std), BCHW; ``pictures`` gives those at the places asked for in turn, uint8 CHW of one size."""
 
         def make(places: list[int]) -> list[Entry]:
             parts = []
-            for rows in pictures(places).split(PICTURES_AT_ONCE):
-                again = rows[-1:].expand(PICTURES_AT_ONCE - len(rows), -1, -1, -1)
-                both = self._encode_image(to_float(torch.cat([rows, again]).to(self.device)))
-                parts.append([part[: len(rows)] for part in both])
+            coming = iter(pictures(places))
+            while some := list(islice(coming, PICTURES_AT_ONCE)):
+                rows_BCHW = torch.stack(some + some[-1:] * (PICTURES_AT_ONCE - len(some)))
+                both = self._encode_image(to_float(rows_BCHW.to(self.device)))
+                parts.append([part[: len(some)] for part in both])
             mean_BCHW, std_BCHW = (torch.cat(part) for part in zip(*parts, strict=True))
             if not std_BCHW.any():  # a deterministic autoencoder: half the size
                 return [{"mean": mean} for mean in mean_BCHW]

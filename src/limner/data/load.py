@@ -133,8 +133,8 @@ class Loader:
         )
 
     def _latents(self, looks: Sequence[Look]) -> tuple[torch.Tensor, torch.Tensor]:
-        def pictures(places: list[int]) -> torch.Tensor:
-            return torch.stack(list(self._threads.map(lambda place: self._pixels.picture(looks[place]), places)))
+        def pictures(places: list[int]) -> Iterator[torch.Tensor]:  # read on while the first are encoded
+            return self._threads.map(lambda place: self._pixels.picture(looks[place]), places)
 
         return self.encoder.latents(list(self._threads.map(self._pixels.picture_key, looks)), pictures)
 
@@ -194,8 +194,9 @@ class Loader:
         return self._pixels.condition(self.upright([sample])[0])
 
     def truth(self, sample: Sample, side_px: int) -> torch.Tensor:
-        """The record's picture, cut square, uint8 CHW."""
-        return self._pixels.picture(Look(sample, 0, False, side_px, side_px))
+        """The record's picture as it is now, cut square, uint8 CHW."""
+        view = self._pixels.view(Look(sample, 0, False, side_px, side_px))
+        return prepare.picture(sample.image, view, self.recipe.style)
 
     def _check_pair(self, sample: Sample) -> None:
         for name, other in (("source", sample.source), ("mask", sample.mask)):

@@ -15,9 +15,11 @@ from limner.data import prepare, views
 from limner.data.cache import KEY_BYTES, Entry, Shelf, key
 from limner.data.captions import Captioner
 from limner.data.condition import Condition
+from limner.data.formats.files import Bytes
 from limner.data.imaging.decode import read_bytes
 from limner.data.prepare import Style, View
 from limner.data.views import Augment
+from limner.errors import DataError
 from limner.types import File, Sample
 
 # What a pair's other half is -> how it is read.
@@ -85,7 +87,18 @@ class Pixels:
         Raises:
             DataError: the file cannot be read.
         """
-        return self._digests.get(str(file), lambda: hashlib.sha256(read_bytes(file)).digest()[:KEY_BYTES])
+        return self._digests.get(str(file), lambda: digest_of(read_bytes(file)))
+
+    def _same(self, file: File) -> File:
+        """The file's bytes, which are still those of its digest: what is made of them may be kept under it.
+
+        Raises:
+            DataError: the file cannot be read, or has been replaced since this run first read it.
+        """
+        data = read_bytes(file)
+        if digest_of(data) != self.digest(file):
+            raise DataError(f"{file} has changed since this run began.", "leave the data alone while a run reads it")
+        return Bytes(str(file), data)
 
     def view(self, look: Look) -> View:
         """Where this look cuts and turns the picture."""
@@ -102,7 +115,7 @@ class Pixels:
 
     def picture(self, look: Look) -> Tensor:
         """uint8 CHW."""
-        return prepare.picture(look.sample.image, self.view(look), self.recipe.style)
+        return prepare.picture(self._same(look.sample.image), self.view(look), self.recipe.style)
 
     def condition(self, look: Look) -> Tensor:
         """The condition picture, float CHW in [-1, 1]."""
@@ -118,7 +131,7 @@ class Pixels:
             return prepare.to_float(SOURCES[recipe.source_kind](sample.source, view, **style))
         image_key = self.digest(sample.image)
         wanted = key("condition", image_key, view.text(), recipe.style.text(), recipe.condition.text)
-        [entry] = self.shelf.get([wanted], lambda _: [self._compute(sample.image, image_key, view)])
+        [entry] = self.shelf.get([wanted], lambda _: [self._compute(self._same(sample.image), image_key, view)])
         return prepare.to_float(entry["plane"]).expand(3, -1, -1)
 
     def _compute(self, file: File, image_key: bytes, view: View) -> Entry:
@@ -140,10 +153,15 @@ class Pixels:
         wanted = key("weight", recipe.masked, self.digest(file), view.text(), recipe.style.text(), repr(grid_HW))
 
         def make(_: list[int]) -> list[Entry]:
-            return [{"plane": F.adaptive_avg_pool2d(read(file, view).float(), grid_HW).round().byte()}]
+            return [{"plane": F.adaptive_avg_pool2d(read(self._same(file), view).float(), grid_HW).round().byte()}]
 
         [entry] = self.shelf.get([wanted], make)
         return recipe.unmasked_weight + (1 - recipe.unmasked_weight) * (entry["plane"].float() / 255)
+
+
+def digest_of(data: bytes) -> bytes:
+    """What stands for these bytes in keys of the cache."""
+    return hashlib.sha256(data).digest()[:KEY_BYTES]
 
 
 class Memory(Generic[T]):

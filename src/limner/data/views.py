@@ -61,6 +61,8 @@ def draw(
     Raises:
         DataError: crop is 'random' or 'subject', and a file cannot be read.
     """
+    if augment.crop == "centre" and not augment.rotate_degrees and not augment.jitter:
+        return View(width_px, height_px)  # nothing is random
     about = f"{augment.text()} {width_px} {height_px} {number}".encode()
     dice = np.random.default_rng([*hashlib.sha256(digest + about).digest()])
     tilt, brightness, contrast, saturation, hue, x, y, closer = (2 * dice.random(8) - 1).tolist()

@@ -1,12 +1,15 @@
 """A run from its first step to its last, in a folder that is its whole story.
 
-RUN/  config.yaml  log.jsonl  energy.jsonl  tensorboard/  samples/  checkpoints/
+RUN/  config.yaml  data.json  log.jsonl  energy.jsonl  tensorboard/  samples/  checkpoints/
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +18,7 @@ from rich.console import Console
 
 from limner.config import MethodConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
+from limner.data.order import Streamed
 from limner.data.prepare import to_uint8
 from limner.errors import RunError
 from limner.evaluate.report import write_text
@@ -23,6 +27,7 @@ from limner.sampling.images import contact_sheet, save_png, to_pil
 from limner.train import checkpoint, progress
 from limner.train.cost import metered
 from limner.train.trainer import Trainer
+from limner.types import Sample
 
 # A change of these does not make a run another run: they say how often to look, not what to learn.
 FREE = {"save_every", "keep", "sample_every", "evaluate_every", "guidance_scale", "guidance", "sample_steps", "out"}
@@ -50,12 +55,11 @@ def train(config: MethodConfig) -> Path:
     job = build(config, accelerator.device)
     if main:
         _tell_of_cut_captions(job)
-    for title, loader in (("reading pictures", job.train), ("reading held-out pictures", job.validation)):
-        with progress.bar(title, len(loader), 0, 1, shown=main and len(loader) > 0) as advance:
-            for done in loader.encode_all(accelerator.process_index, accelerator.num_processes):
-                advance(done)
+    _read_all(job, accelerator)
     if main:
         _begin(folder, config)
+        if not isinstance(job.train.samples, Streamed):
+            _tell_of_changed_data(folder, job.train.samples)
     accelerator.wait_for_everyone()
     for loader in (job.train, job.validation):
         loader.refresh()
@@ -92,6 +96,20 @@ def train(config: MethodConfig) -> Path:
     return folder
 
 
+def _read_all(job: Job, accelerator: Accelerator) -> None:
+    """Every picture once, into the cache, so that what is wrong with one is known before any compute is spent."""
+    main = accelerator.is_main_process
+    try:
+        for title, loader in (("reading pictures", job.train), ("reading held-out pictures", job.validation)):
+            with progress.bar(title, len(loader), 0, 1, shown=main and len(loader) > 0) as advance:
+                for done in loader.encode_all(accelerator.process_index, accelerator.num_processes):
+                    advance(done)
+    except KeyboardInterrupt:
+        if main:
+            console.print("what was read is kept in the cache; the same command goes on from there")
+        raise
+
+
 def _begin(folder: Path, config: MethodConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +126,22 @@ def _tell_of_cut_captions(job: Job) -> None:
         console.print(
             f"captions longer than the {read[0].room} tokens that the prior reads, and cut off there: {num}; "
             "'limner check' with the same options names them"
+        )
+
+
+def _tell_of_changed_data(folder: Path, samples: Sequence[Sample]) -> None:
+    """RUN/data.json holds what stands for the records and captions that a run began with."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.key}\n{sample.caption}\n".encode())
+    now = {"records": len(samples), "sha256": digest.hexdigest()}
+    file = folder / "data.json"
+    if not file.is_file() or not checkpoint.all_of(folder / "checkpoints"):
+        write_text(file, json.dumps(now) + "\n")
+    elif (before := json.loads(file.read_text())) != now:
+        console.print(
+            f"the data has changed since this run began (then {before['records']} records, now {now['records']}; "
+            "or their captions): it goes on with what is there now"
         )
 
 
