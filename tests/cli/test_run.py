@@ -154,7 +154,7 @@ def test_ctrl_c_while_pictures_are_read_keeps_what_was_read(
         encode(*given)
         encoded.append(given)
         if len(encoded) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(load.Loader, "_encode", encode_three)
     words = [*command(place, "reading", 1), "--background", "grey"]  # of which nothing is in the cache yet

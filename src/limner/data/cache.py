@@ -19,7 +19,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ class Shelf:
     def _flush(self) -> None:
         if not self._pending:
             return
-        groups: dict[tuple, list[bytes]] = {}
+        groups: dict[Hashable, list[bytes]] = {}
         for wanted, entry in self._pending.items():
             form = tuple(sorted((name, part.dtype, tuple(part.shape)) for name, part in entry.items()))
             groups.setdefault(form, []).append(wanted)  # rows of a shard have one shape
@@ -207,8 +207,8 @@ class Shelf:
         self.full = not store.make_room(self._pending_bytes, keep)
         self._forget_deleted()
         if not self.full:
-            for wanted in groups.values():
-                self._write(wanted)
+            for keys in groups.values():
+                self._write(keys)
         self._pending, self._pending_bytes = {}, 0
 
     def _write(self, keys: list[bytes]) -> None:

@@ -165,7 +165,7 @@ class _Marked(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  (by number only)
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # by number only
         return Sample(self.keys[index], "", Bytes("", b""), split=SPLITS[self.split_N[index]])
 
     def __iter__(self) -> Iterator[Sample]:

@@ -50,7 +50,7 @@ class Loader:
     """Turns records into batches.
 
     Args:
-        samples: the records, or a stream of them.
+        samples: the records, or a stream of them; ``Loader.samples`` is empty for a stream.
         recipe: how they become tensors.
         encoder: of pictures and captions.
         seed: of the order, the mirroring and the choice of views.
@@ -67,9 +67,10 @@ class Loader:
         device: torch.device,
         groups: Sequence[tuple[Bucket, np.ndarray]] = (),
     ) -> None:
-        self.samples, self.recipe, self.encoder, self.seed, self.device = samples, recipe, encoder, seed, device
-        num = 1 if isinstance(samples, Streamed) else len(samples)
-        groups = groups or [(Bucket(recipe.image_px, recipe.image_px), np.arange(num))]
+        self.recipe, self.encoder, self.seed, self.device = recipe, encoder, seed, device
+        self._stream = samples if isinstance(samples, Streamed) else None
+        self.samples: Sequence[Sample] = () if isinstance(samples, Streamed) else samples
+        groups = groups or [(Bucket(recipe.image_px, recipe.image_px), np.arange(len(self.samples) or 1))]
         self.buckets = [bucket for bucket, _ in groups]
         self._order = Shuffled([numbers_N for _, numbers_N in groups], seed)
         self._pixels = Pixels(recipe)
@@ -77,7 +78,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Pictures an epoch; 0 for a stream, whose end is not known."""
-        return 0 if isinstance(self.samples, Streamed) else sum(map(len, self._order.groups))
+        return sum(map(len, self._order.groups)) if self.samples else 0
 
     def batch(self, step: int, schedule: Schedule, micro: int) -> Batch:
         """This process's batch of a micro-step."""
@@ -86,8 +87,8 @@ class Loader:
         looks = []
         for place in schedule.places(micro):
             position = step * schedule.pictures_per_step + place
-            if isinstance(self.samples, Streamed):
-                sample = self.samples.at(position)
+            if self._stream is not None:
+                sample = self._stream.at(position)
             else:
                 sample = self.samples[self._order.number(group, turn * schedule.pictures_per_step + place)]
             dice = np.random.default_rng([self.seed, position, 1])
@@ -117,7 +118,7 @@ class Loader:
         if self.recipe.condition_px:
             condition_BCHW = torch.stack(list(self._threads.map(self._pixels.condition, looks))).to(self.device)
         if self.recipe.masked != "off":
-            grid = tuple(mean_BCHW.shape[-2:])
+            grid = mean_BCHW.shape[-2], mean_BCHW.shape[-1]
             weight_B1HW = torch.stack([self._pixels.weight(look, grid) for look in looks]).to(self.device)
         return Batch(
             step=step,
@@ -146,7 +147,7 @@ class Loader:
         Raises:
             DataError: a picture that cannot be read, or a pair whose halves differ in shape.
         """
-        if isinstance(self.samples, Streamed):
+        if not self.samples:
             return
         done = 0
         try:
@@ -172,7 +173,7 @@ class Loader:
                 if self.recipe.condition_px and (first or self.recipe.condition is not None):
                     list(self._threads.map(self._pixels.condition, looks))
                 if self.recipe.masked != "off" and first:
-                    grid = tuple(mean_BCHW.shape[-2:])
+                    grid = mean_BCHW.shape[-2], mean_BCHW.shape[-1]
                     list(self._threads.map(lambda look, grid=grid: self._pixels.weight(look, grid), looks))
 
     def flush(self) -> None:

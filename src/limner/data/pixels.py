@@ -122,8 +122,8 @@ class Pixels:
         recipe, sample = self.recipe, look.sample
         assert recipe.condition_px is not None
         scale = recipe.condition_px / recipe.image_px
-        size = {"width_px": round(look.width_px * scale), "height_px": round(look.height_px * scale)}
-        view = replace(self.view(look), **size)
+        width_px, height_px = round(look.width_px * scale), round(look.height_px * scale)
+        view = replace(self.view(look), width_px=width_px, height_px=height_px)
         if recipe.condition is None:
             assert sample.source is not None  # samples without one have been refused
             view = replace(view, jitter=prepare.NO_JITTER)

@@ -89,10 +89,11 @@ def _load(model: str) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(model)
         sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        processor = _processor(model, config) if sees else None
+        processor: Any = _processor(model, config) if sees else None
         if not sees or (config.model_type not in ("blip", "florence2") and not _template(processor)):
             raise PriorError(f"{model} is a {config.model_type}, which captions no pictures.", f"known: {EXAMPLES}")
-        network, report = AutoModelForImageTextToText.from_pretrained(
+        kind: Any = AutoModelForImageTextToText
+        network, report = kind.from_pretrained(
             model, dtype="auto" if accelerator else torch.float32, use_safetensors=True, output_loading_info=True
         )
     except ImportError as error:

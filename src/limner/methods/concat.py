@@ -26,6 +26,8 @@ class Concat(Method):
     class Config(TranslateConfig):
         """The common fields say it all."""
 
+    config: Config
+
     def __init__(self, prior: Prior, config: Config) -> None:
         super().__init__(prior, config)
         self.network = prior.adapt(config.adapter, config.rank, config.alpha)

@@ -24,7 +24,7 @@ class Finetune(Method):
     class Config(MethodConfig):
         """The common fields say it all."""
 
-    def __init__(self, prior: Prior, config: Config) -> None:
+    def __init__(self, prior: Prior, config: MethodConfig) -> None:
         super().__init__(prior, config)
         self.network = prior.adapt(config.adapter, config.rank, config.alpha)
         self.null = prior.encode_text([""])

@@ -110,7 +110,7 @@ def colour(name: str) -> tuple[int, int, int]:
         ConfigError: no colour of that name.
     """
     try:
-        return ImageColor.getrgb(name)[:3]  # type: ignore[return-value]
+        return ImageColor.getrgb(name)[:3]
     except ValueError:
         raise ConfigError(f"background '{name}' is no colour.", "such as white, black or #ff8800") from None
 

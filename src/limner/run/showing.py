@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -52,7 +53,8 @@ def sample(
     if inputs and not method.condition_px:
         raise ConfigError(f"{run} draws from words and takes no --input.", 'give --prompt "..." alone')
     made = []
-    for file, prompt in itertools.product(inputs or [None], prompts or [""]):
+    files: Sequence[Path | None] = inputs or [None]
+    for file, prompt in itertools.product(files, prompts or [""]):
         condition = None if file is None else _condition(file, method, config)
         dice = Dice(seed, 0, range(num_images), device())
         pictures = method.generate(

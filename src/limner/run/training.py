@@ -18,7 +18,6 @@ from rich.console import Console
 
 from limner.config import MethodConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
-from limner.data.order import Streamed
 from limner.data.prepare import to_uint8
 from limner.errors import RunError
 from limner.evaluate.report import write_text
@@ -58,7 +57,7 @@ def train(config: MethodConfig) -> Path:
     _read_all(job, accelerator)
     if main:
         _begin(folder, config)
-        if not isinstance(job.train.samples, Streamed):
+        if job.train.samples:
             _tell_of_changed_data(folder, job.train.samples)
     accelerator.wait_for_everyone()
     for loader in (job.train, job.validation):
@@ -120,7 +119,7 @@ def _begin(folder: Path, config: MethodConfig) -> None:
 
 def _tell_of_cut_captions(job: Job) -> None:
     """A prior cuts long captions off without a word; here is the word."""
-    samples = job.validation.samples if job.config.stream else job.train.samples
+    samples = job.train.samples or job.validation.samples
     read = [job.method.prior.count_tokens(job.train.caption(sample)) for sample in itertools.islice(samples, CAPTIONS)]
     if num := sum(bool(tokens.cut_off) for tokens in read):
         console.print(

@@ -38,10 +38,10 @@ LEAST, MOST = 4, 250  # beyond, brightness may have been cut off
 
 def describe(picture: Image.Image) -> np.void:
     """What is kept of an RGB picture, of DTYPE."""
-    row = np.zeros((), DTYPE)
+    row = np.zeros(1, DTYPE)[0]
     row["luma"] = picture.convert("L").resize((GRID, GRID), Image.Resampling.BOX)
     row["colour"] = picture.resize((COLOURS, COLOURS), Image.Resampling.BOX)
-    return row[()]
+    return row
 
 
 def equal(digest_N: np.ndarray) -> np.ndarray:

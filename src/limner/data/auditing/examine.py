@@ -74,7 +74,7 @@ class Examined:
 
 def examine(number: int, load: Callable[[], Sample], rules: Rules) -> Examined:
     """Everything about one record; ``load`` makes it, and may raise."""
-    done = Examined("", "", "", np.zeros((), RECORD)[()])
+    done = Examined("", "", "", np.zeros(1, RECORD)[0])
     done.row["source"] = NO_SOURCE
     try:
         sample = load()

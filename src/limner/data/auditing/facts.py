@@ -67,11 +67,11 @@ def look(file: Bytes, background: tuple[int, int, int] = (255, 255, 255)) -> np.
     """
     shown = decode(file, _enough).picture
     whole = colour.to_srgb(shown, file)
-    facts = np.zeros((), FACTS)
+    facts = np.zeros(1, FACTS)[0]
     facts["bytes"], facts["pixels"] = _digest(file.data), _digest(whole.tobytes())
     with Image.open(io.BytesIO(file.data), formats=FORMATS) as header:
         facts["format"], facts["size"], traits = _header(header)
-    if whole.mode == "RGBA" and whole.getchannel("A").getextrema()[0] < 255:
+    if whole.mode == "RGBA" and np.asarray(whole.getchannel("A")).min() < 255:
         traits |= ALPHA
     if header.format == "JPEG" and _ends_in_mid_grey(whole):
         traits |= GREY_TAIL
@@ -80,7 +80,7 @@ def look(file: Bytes, background: tuple[int, int, int] = (255, 255, 255)) -> np.
     x_CHW = np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
     facts["mean"], facts["std"] = x_CHW.mean(axis=(1, 2)), x_CHW.std(axis=(1, 2))
     facts["traits"] = traits | _appearance(x_CHW, float(facts["std"].max())) | READ
-    return facts[()]
+    return facts
 
 
 def reduced(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -129,5 +129,6 @@ def _ends_in_mid_grey(picture: Image.Image) -> bool:
 
     Such a file was cut short and then closed by a program that did not notice; none of it can be told by decoding.
     """
-    rows = picture.crop((0, picture.height - max(2, picture.height // 25), *picture.size)).convert("RGB")
-    return all(low >= 127 and high <= 129 for low, high in rows.getextrema())
+    rows = picture.crop((0, picture.height - max(2, picture.height // 25), *picture.size))
+    values_HW3 = np.asarray(rows.convert("RGB"))
+    return bool(values_HW3.min() >= 127 and values_HW3.max() <= 129)

@@ -167,7 +167,7 @@ def _captions(name: str, looked: Looked, rules: Rules) -> Iterator[Finding]:
     if len(captions_M) > 1 and (captions_M == captions_M[0]).all() and captioned_N.all():
         remedy = "say what differs between the pictures, lest the model takes it for part of the subject"
         yield Finding("note", "one-caption", name, "has the same caption for every picture", remedy)
-    sided_M = np.flatnonzero(looked.row_N["said"] & SIDED) if rules.recipe.flip else []
+    sided_M = np.flatnonzero(rules.recipe.flip * (looked.row_N["said"] & SIDED))
     if len(sided_M):
         cause = (
             f"has {len(sided_M)} captions that name a side or something to read: these pictures are not mirrored: "

@@ -78,8 +78,8 @@ def _cell(sample: Sample | None, severity: str, codes: str, file: str, halves: i
     cell = Image.new("RGB", (width + 2 * FRAME_PX, CELL_PX + LINES * LINE_PX + 3 * FRAME_PX), "white")
     draw, font = ImageDraw.Draw(cell), ImageFont.load_default(size=10)
     draw.rectangle((0, 0, cell.width - 1, CELL_PX + 2 * FRAME_PX - 1), COLOURS[severity])
-    files = [sample and sample.source, sample and sample.image][2 - halves :]
-    for place, half in enumerate(files):
+    files = (sample.source, sample.image) if sample else (None, None)
+    for place, half in enumerate(files[2 - halves :]):
         cell.paste(_picture(half), (FRAME_PX + place * CELL_PX, FRAME_PX))
     name = sample.image.name if sample else file.rpartition("/")[2]
     letters = width // 6

@@ -67,8 +67,8 @@ def _make(folder: Path, rows: Rows, draw: Callable[[str], bytes]) -> None:
     from rich.progress import track
 
     console = Console(stderr=True)
-    shown = {"console": console, "disable": not console.is_terminal, "transient": True}
-    for row in track(rows, f"making the data set {folder.name}, once", **shown):
+    title, hidden = f"making the data set {folder.name}, once", not console.is_terminal
+    for row in track(rows, title, console=console, disable=hidden, transient=True):
         for name in (row["file_name"], row["source"]):
             if not (folder / name).is_file():
                 _write(folder / name, draw(name))

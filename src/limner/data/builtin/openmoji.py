@@ -57,8 +57,14 @@ def _plan(folder: Path) -> tuple[Rows, Callable[[str], bytes]]:
     ]
 
     def draw(name: str) -> bytes:
-        layer = {"style_sheet": COLOURED + " {display: none}", "background": "white"} if "source" in name else {}
-        text = files[Path(name).stem].read_text(encoding="utf-8")
-        return resvg_py.svg_to_bytes(svg_string=text, width=SIDE_PX, height=SIDE_PX, skip_system_fonts=True, **layer)
+        lines = "source" in name
+        return resvg_py.svg_to_bytes(
+            svg_string=files[Path(name).stem].read_text(encoding="utf-8"),
+            width=SIDE_PX,
+            height=SIDE_PX,
+            skip_system_fonts=True,
+            style_sheet=COLOURED + " {display: none}" if lines else None,
+            background="white" if lines else None,
+        )
 
     return rows, draw

@@ -61,7 +61,7 @@ def _plan(folder: Path, side_px: int) -> tuple[Rows, Callable[[str], bytes]]:
     }
     rows: Rows = []
     places: dict[str, tuple[int, int]] = {}
-    land_HW = _land(folder, maps["target"].shape[:2])
+    land_HW = _land(folder, *maps["target"].shape[:2])
     for split, x, y in _tiles(side_px):
         window = np.s_[y : y + side_px, x : x + side_px]
         share = float(land_HW[window].mean())
@@ -82,11 +82,11 @@ def _plan(folder: Path, side_px: int) -> tuple[Rows, Callable[[str], bytes]]:
     return rows, draw
 
 
-def _land(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _land(folder: Path, height_px: int, width_px: int) -> np.ndarray:
     """Where land is, at the maps' resolution; the package's mask is of 5 arc minutes, and starts at the south pole."""
     packed = gzip.decompress((folder / "lsmask_5min_i.bin").read_bytes())
     mask_HW = np.frombuffer(packed, dtype=np.uint8).reshape(180 * 12, 360 * 12)[::-1] == 1
-    return np.asarray(Image.fromarray(mask_HW).resize(shape[::-1], Image.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(mask_HW).resize((width_px, height_px), Image.Resampling.NEAREST))
 
 
 def _tiles(side_px: int) -> Iterator[tuple[str, int, int]]:

@@ -40,12 +40,11 @@ def _load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
 
     try:
         config = AutoConfig.from_pretrained(name)
+        kind: Any = AutoModelForSemanticSegmentation
         if task == "depth estimation":
             kind = AutoModelForDepthEstimation
         elif type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING:
             kind = AutoModelForUniversalSegmentation
-        else:
-            kind = AutoModelForSemanticSegmentation
         processor = AutoImageProcessor.from_pretrained(name)
         network = kind.from_pretrained(name).to(device).eval().requires_grad_(False)
     except (OSError, ValueError, ImportError) as error:

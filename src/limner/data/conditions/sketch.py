@@ -56,6 +56,8 @@ def _resize(x_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
 class Hed(nn.Module):
     """VGG16's five blocks, each with its own opinion of where edges are, and their weighted sum."""
 
+    mean_BGR: Tensor
+
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256, 512, 512)) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
@@ -74,6 +76,7 @@ class Hed(nn.Module):
         opinions = []
         for number, (block, side) in enumerate(zip(self.blocks, self.sides, strict=True)):
             x = F.max_pool2d(x, 2, ceil_mode=True) if number else x
+            assert isinstance(block, nn.ModuleList)
             for conv in block:
                 x = F.relu(conv(x))
             opinions.append(F.interpolate(side(x), image_BCHW.shape[-2:], mode="bilinear", align_corners=False))

@@ -55,8 +55,8 @@ def sample(row: dict[str, Any], where: str, open_cell: Opener, key: str = "", sp
     image = open_cell(picture, where)
     key = clean(picture) if isinstance(picture, str) else key
     caption, said = words(row, where)
-    halves = [None if cell is None else open_cell(cell, where) for cell in (source, mask)]
-    return Sample(key, caption, image, *halves, said or split or split_in(key), row)
+    other, counts = (None if cell is None else open_cell(cell, where) for cell in (source, mask))
+    return Sample(key, caption, image, other, counts, said or split or split_in(key), row)
 
 
 def split_in(path: str) -> str:

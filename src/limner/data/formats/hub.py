@@ -67,8 +67,8 @@ def _splits(name: str, streaming: bool) -> list[tuple[str, str, Any]]:
             "check its name and the network; offline, give a folder that holds its parquet files",
         ) from None
     # One split is all there is, whatever it is called.
-    standard = {split: fields.SPLIT_FOLDERS.get(split, "train" if len(found) == 1 else None) for split in found}
-    if unknown := [split for split, known in standard.items() if known is None]:
+    unknown = [split for split in found if split not in fields.SPLIT_FOLDERS]
+    if unknown and len(found) > 1:
         known = ", ".join(fields.SPLIT_FOLDERS)
         raise DataError(f"hub:{name} has a split '{unknown[0]}'.", f"known: {known}; or download the files you mean")
-    return [(split, standard[split], found[split]) for split in found]
+    return [(split, fields.SPLIT_FOLDERS.get(split, "train"), found[split]) for split in found]

@@ -112,7 +112,7 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._stops) - 1
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  (numbers only: all that is needed here)
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # numbers only: all that is needed here
         return self._bytes[self._stops[index] : self._stops[index + 1]].decode()
 
     def __iter__(self) -> Iterator[str]:

@@ -102,7 +102,8 @@ def split_of(path: Path) -> str:
 def _records(path: Path, prefix: str, start: int = 0) -> Iterator[tuple[int, Sample]]:
     """(first byte, sample) of each record from the byte ``start`` on."""
     try:
-        first, key, files = start, "", {}
+        first, key = start, ""
+        files: dict[str, File] = {}
         for member, file in _members(path, start):
             folder, slash, name = fields.clean(member.name).rpartition("/")
             stem, _, ending = name.partition(".")
@@ -127,7 +128,7 @@ def _members(path: Path, start: int) -> Iterator[tuple[tarfile.TarInfo, File]]:
     if path.name.lower().endswith(COMPRESSED):
         with UNPACK[path.suffix.lower()](path) as handle, tarfile.open(fileobj=handle, mode="r|") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
                 inside = tar.extractfile(member) if member.isreg() else None
                 yield member, Bytes(f"{path}/{member.name}", inside.read() if inside else b"")
             while handle.read(1 << 20):  # only at its very end does it know itself to be whole
@@ -137,7 +138,7 @@ def _members(path: Path, start: int) -> Iterator[tuple[tarfile.TarInfo, File]]:
         handle.seek(start)
         with tarfile.open(fileobj=handle, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # else it keeps them all
+                tar.members.clear()  # type: ignore[attr-defined]
                 yield member, Span(path, member.name, member.offset_data, member.size)
             handle.seek(tar.offset)
             if handle.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile itself takes damage for the end
@@ -168,7 +169,7 @@ def _twice(sample: Sample) -> DataError:
     return DataError(f"{sample.image}: two records are called {sample.key}.", "rename one of them")
 
 
-def _json(file: File) -> dict:
+def _json(file: File) -> dict[str, Any]:
     try:
         row = json.loads(_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
