@@ -56,9 +56,7 @@ def train(config: MethodConfig) -> Path:
         _tell_of_cut_captions(job)
     _read_all(job, accelerator)
     if main:
-        _begin(folder, config)
-        if job.train.samples:
-            _tell_of_changed_data(folder, job.train.samples)
+        _begin(folder, config, job.train.samples)
     accelerator.wait_for_everyone()
     for loader in (job.train, job.validation):
         loader.refresh()
@@ -109,10 +107,12 @@ def _read_all(job: Job, accelerator: Accelerator) -> None:
         raise
 
 
-def _begin(folder: Path, config: MethodConfig) -> None:
+def _begin(folder: Path, config: MethodConfig, samples: Sequence[Sample]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", dump(config))
+        if samples:  # of a stream they are not known
+            _tell_of_changed_data(folder, samples)
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}.", "choose another --out") from None
 
@@ -138,10 +138,9 @@ def _tell_of_changed_data(folder: Path, samples: Sequence[Sample]) -> None:
     if not file.is_file() or not checkpoint.all_of(folder / "checkpoints"):
         write_text(file, json.dumps(now) + "\n")
     elif (before := json.loads(file.read_text())) != now:
-        console.print(
-            f"the data has changed since this run began (then {before['records']} records, now {now['records']}; "
-            "or their captions): it goes on with what is there now"
-        )
+        fewer_or_more = f"{before['records']} records then, {now['records']} now"
+        how = fewer_or_more if before["records"] != now["records"] else "some names or captions are others"
+        console.print(f"the data has changed since this run began ({how}): it goes on with what is there now")
 
 
 def _refuse_another(folder: Path, config: MethodConfig) -> None:
