@@ -141,7 +141,10 @@ def test_data_that_has_changed_since_a_run_began_is_told(
     for text, told in ((before, False), (before.replace('"disc"', '"ring"'), True), (before, False)):
         table.write_text(text)
         assert main(command(place, run.name, 3)) == 0
-        assert ("the data has changed since this run began (some names or captions" in " ".join(capsys.readouterr().err.split())) == told
+        assert (
+            "the data has changed since this run began (some names or captions"
+            in " ".join(capsys.readouterr().err.split())
+        ) == told
 
 
 def test_ctrl_c_while_pictures_are_read_keeps_what_was_read(

@@ -34,6 +34,7 @@ from tiny_pictures import (
 )
 
 from limner.data import palettes, prepare
+from limner.data.imaging import decode
 from limner.data.prepare import Style, View, load, load_uint8, open_picture, picture, size
 from limner.errors import DataError
 
@@ -102,6 +103,17 @@ def test_orientation_behind_the_pixels_of_a_png_is_found() -> None:
     late = Blob(whole.replace(chunk, b"").replace(b"\0\0\0\0IEND", chunk + b"\0\0\0\0IEND"))
     assert late.data.index(b"eXIf") > late.data.index(b"IDAT")
     assert size(late) == open_picture(late).size == (24, 16)
+
+
+def test_the_size_of_a_jpeg_is_read_from_its_header_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for orientation, wanted in ((1, (16, 24)), (6, (24, 16))):
+        file, exif = tmp_path / f"{orientation}.jpg", Image.Exif()
+        exif[0x0112] = orientation
+        smooth(16, 24).save(file, exif=exif)
+        assert open_picture(file).size == wanted
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "read_bytes", None)
+            assert size(file) == wanted
 
 
 def test_sixteen_bits_keep_their_upper_eight() -> None:

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -93,6 +94,8 @@ def size(file: File) -> tuple[int, int]:
     Raises:
         DataError: as ``decode``, but for damage behind the header.
     """
+    if isinstance(file, Path) and (known := _size_of_jpeg(file)):
+        return known
     data = read_bytes(file)
     with _named(file):
         picture = _open(data, file)
@@ -100,8 +103,21 @@ def size(file: File) -> tuple[int, int]:
             pixels = max(0, data.find(b"IDAT"))
             if any(data.find(name, pixels) >= 0 for name in PNG_LATE):
                 picture.load()
-        swapped = _orientation(picture) in SWAPS
-    return picture.size[::-1] if swapped else picture.size
+        return _upright_size(picture)
+
+
+def _size_of_jpeg(file: Path) -> tuple[int, int] | None:
+    """The same without reading on behind the header; None for all that is not whole there or no plain JPEG."""
+    _hush()
+    try:
+        with Image.open(file, formats=("JPEG",)) as picture:
+            return _upright_size(picture) if picture.format == "JPEG" else None
+    except Exception:  # of as many kinds as below; what is wrong is said when the whole is read
+        return None
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    return picture.size[::-1] if _orientation(picture) in SWAPS else picture.size
 
 
 def read_bytes(file: File) -> bytes:
