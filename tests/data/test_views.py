@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from tiny_pictures import Blob, saved
@@ -81,6 +81,7 @@ def test_random_views_go_everywhere_and_enlarge_nothing() -> None:
 @pytest.mark.parametrize("kind", ["mask", "alpha"])
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 340), st.integers(0, 140), st.integers(30, 60), st.integers(0, 4), st.integers(40, 100))
+@example(208, 0, 57, 3, 46)  # at the window's edge, from which the grid took 8 pixels
 def test_the_subject_is_in_view(kind: str, left: int, top: int, side: int, number: int, side_px: int) -> None:
     image, mask, clear = scene((left, top, left + side, top + side))
     file, where = (image, mask) if kind == "mask" else (clear, None)

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from limner.data import prepare
-from limner.data.imaging.geometry import window
+from limner.data.imaging.geometry import Window, window
 from limner.data.prepare import View
 from limner.types import File
 
@@ -38,9 +38,9 @@ class Augment:
     """How much views may differ.
 
     crop: 'centre'; 'random', up to a quarter closer; 'subject', on what the mask, the transparency, or else the
-    strongest edges show. rotate_degrees: turned by up to so much to either
-    side. jitter: brightness, contrast and saturation change by up to this share, hue by a quarter of it in turns.
-    num_views: how many views there are of each picture.
+    strongest edges show. rotate_degrees: turned by up to so much to either side. jitter: brightness, contrast and
+    saturation change by up to this share, hue by a quarter of it in turns. num_views: how many views there are of
+    each picture.
     """
 
     crop: str = "centre"
@@ -116,7 +116,9 @@ def _on_subject(
         zoom = float(zoom ** dice.random())
     view = replace(view, zoom=zoom)
     here = window(view, (0, 0, *size))
-    slack_x, slack_y = max(0.0, here.width - (right - left)) / 2, max(0.0, here.height - (bottom - top)) / 2
+    taken_px = 1.5 * _grid_px(view, here)  # off a side, at most, by _on_grid: a subject that is whole stays so
+    slack_x = max(0.0, (here.width - (right - left)) / 2 - taken_px)
+    slack_y = max(0.0, (here.height - (bottom - top)) / 2 - taken_px)
     shift_x, shift_y = (0.0, 0.0) if dice is None else 2 * dice.random(2) - 1
     return _centred(view, size, (left + right) / 2 + shift_x * slack_x, (top + bottom) / 2 + shift_y * slack_y)
 
@@ -131,13 +133,18 @@ def _centred(view: View, size: tuple[int, int], x: float, y: float) -> View:
     return replace(view, x=share(x, first.x, last.x), y=share(y, first.y, last.y))
 
 
+def _grid_px(view: View, here: Window) -> int:
+    """Pixels of the file that a window begins at a multiple of: a JPEG is decoded at an eighth of its size, or more."""
+    return 8 if here.width > 2 * view.width_px else 1
+
+
 def _on_grid(view: View, size: tuple[int, int]) -> View:
     """The view, its window begun between two pixels and as wide as a number of them, also where a JPEG is decoded at a
     fraction: there the fast way of scaling is exact."""
     here = window(view, (0, 0, *size))
     if here.turn:
         return view
-    grid_px = 8 if here.width > 2 * view.width_px else 1  # the smallest fraction is an eighth
+    grid_px = _grid_px(view, here)
     view = replace(view, zoom=view.zoom * here.width / max(grid_px, here.width // grid_px * grid_px))
     here = window(view, (0, 0, *size))
 
