@@ -17,7 +17,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from limner.data.auditing import duplicates
 from limner.data.builtin.fluent import fluent
 from limner.data.builtin.relief import relief
-from limner.data.prepare import open_picture
+from limner.data.imaging.colour import on_background
+from limner.data.prepare import PLAIN, open_picture
 from limner.types import File
 
 NUM = 400
@@ -52,12 +53,7 @@ ALTERED: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def opened(file: File) -> Image.Image:
-    picture = open_picture(file)
-    if picture.mode == "RGBA":
-        ground = Image.new("RGBA", picture.size, "white")
-        ground.alpha_composite(picture)
-        picture = ground
-    return picture.convert("RGB")
+    return on_background(open_picture(file), PLAIN.background)
 
 
 def described(pictures: list[Image.Image]) -> np.ndarray:

@@ -163,24 +163,23 @@ def _run(bound: Any, seed: int, pairs: list[tuple[str, Path, Path]], size: int |
 
 def _made(bound: Any, seed: int, picture: Image.Image, size: int | None) -> Image.Image:
     """The condition picture of a picture; one with transparency is seen on white."""
-    import numpy as np
     import torch
     from PIL import Image
 
-    from limner.data.prepare import to_float, to_uint8
+    from limner.data.imaging.colour import on_background
+    from limner.data.imaging.geometry import tensor_of
+    from limner.data.prepare import PLAIN, to_float, to_uint8
     from limner.sampling.images import to_pil
 
     if size is not None:
         scale = size / min(picture.size)
         width_px, height_px = (round(side_px * scale) for side_px in picture.size)
         picture = picture.resize((width_px, height_px), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGB", picture.size, "white")
-    canvas.paste(picture, mask=picture if picture.mode == "RGBA" else None)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    x_BCHW = to_float(torch.from_numpy(np.array(canvas)).to(device).permute(2, 0, 1)[None])
+    x_BCHW = to_float(tensor_of(on_background(picture, PLAIN.background))[None].to(device))
     alpha_B1HW = None
     if picture.mode == "RGBA":
-        alpha_B1HW = torch.from_numpy(np.array(picture.getchannel("A"))).to(device)[None, None] / 255
+        alpha_B1HW = tensor_of(picture.getchannel("A"))[None].to(device) / 255
     return to_pil(to_uint8(bound(x_BCHW, alpha_B1HW, seed)))[0]
 
 

@@ -76,7 +76,7 @@ def picture(file: File, view: View, style: Style = PLAIN) -> Tensor:
     if shown.mode == "RGB" and not style.linear_light:
         change = colour.transform(decoded.picture, "RGB", file)  # for later: fewer pixels are left after scaling
     else:
-        shown = _on_background(colour.to_srgb(decoded.picture, file), style.background)
+        shown = colour.on_background(colour.to_srgb(decoded.picture, file), style.background)
     x_CHW = _scaled(Decoded(shown, decoded.extent), view, style)
     if change is None and view.jitter == NO_JITTER and not style.grey:
         return x_CHW
@@ -121,7 +121,7 @@ def mask(file: File, view: View) -> Tensor:
     decoded = decode(file)
     where = colour.plain(decoded.picture, file)
     if where.mode in ("LA", "RGBA"):
-        where = _on_background(where.convert("RGBA"), (0, 0, 0))
+        where = colour.on_background(where.convert("RGBA"), (0, 0, 0))
     return geometry.cut(Decoded(where.convert("L"), decoded.extent), view, Image.Resampling.NEAREST)
 
 
@@ -229,11 +229,3 @@ def _coloured(picture: Image.Image, view: View, style: Style) -> Image.Image:
         hue = hue.point([round(level + 256 * view.jitter[3]) % 256 for level in range(256)])
         picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
     return picture.convert("L").convert("RGB") if style.grey else picture
-
-
-def _on_background(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if picture.mode != "RGBA":
-        return picture
-    canvas = Image.new("RGB", picture.size, background)
-    canvas.paste(picture, mask=picture)
-    return canvas

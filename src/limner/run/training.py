@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -108,13 +109,28 @@ def _read_all(job: Job, accelerator: Accelerator) -> None:
 
 
 def _begin(folder: Path, config: MethodConfig, samples: Sequence[Sample]) -> None:
+    """config.yaml and data.json; says so where a run goes on with other data than it began with."""
+    file, now = folder / "data.json", _about(samples)
+    goes_on = file.is_file() and bool(checkpoint.all_of(folder / "checkpoints"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", dump(config))
-        if samples:  # of a stream they are not known
-            _tell_of_changed_data(folder, samples)
+        if samples and not goes_on:  # of a stream they are not known
+            write_text(file, json.dumps(now) + "\n")
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}.", "choose another --out") from None
+    if goes_on and (before := json.loads(file.read_text())) != now:
+        fewer_or_more = f"{before['records']} records then, {now['records']} now"
+        how = fewer_or_more if before["records"] != now["records"] else "some names or captions are others"
+        console.print(f"the data has changed since this run began ({how}): it goes on with what is there now")
+
+
+def _about(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What stands for records and their captions."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.key}\n{sample.caption}\n".encode())
+    return {"records": len(samples), "sha256": digest.hexdigest()}
 
 
 def _tell_of_cut_captions(job: Job) -> None:
@@ -126,21 +142,6 @@ def _tell_of_cut_captions(job: Job) -> None:
             f"captions longer than the {read[0].room} tokens that the prior reads, and cut off there: {num}; "
             "'limner check' with the same options names them"
         )
-
-
-def _tell_of_changed_data(folder: Path, samples: Sequence[Sample]) -> None:
-    """RUN/data.json holds what stands for the records and captions that a run began with."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(f"{sample.key}\n{sample.caption}\n".encode())
-    now = {"records": len(samples), "sha256": digest.hexdigest()}
-    file = folder / "data.json"
-    if not file.is_file() or not checkpoint.all_of(folder / "checkpoints"):
-        write_text(file, json.dumps(now) + "\n")
-    elif (before := json.loads(file.read_text())) != now:
-        fewer_or_more = f"{before['records']} records then, {now['records']} now"
-        how = fewer_or_more if before["records"] != now["records"] else "some names or captions are others"
-        console.print(f"the data has changed since this run began ({how}): it goes on with what is there now")
 
 
 def _refuse_another(folder: Path, config: MethodConfig) -> None:

@@ -6,7 +6,6 @@ warned of.
 
 from __future__ import annotations
 
-import hashlib
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,7 +102,7 @@ def _caption(number: int, sample: Sample, rules: Rules, done: Examined) -> None:
     if not caption.strip():
         return
     done.row["said"] |= CAPTIONED | SIDED * (not keeps_sides(sample.caption))
-    done.row["caption"] = int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8], "big")
+    done.row["caption"] = facts.digest(caption.encode())
     if missing := missing_words(caption, captioner.trigger, captioner.class_word):
         words = " and ".join(f"'{word}'" for word in missing)
         remedy = "write it into the caption, or put captions into a template: --caption-from template"

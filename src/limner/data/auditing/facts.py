@@ -68,7 +68,7 @@ def look(file: Bytes, background: tuple[int, int, int] = (255, 255, 255)) -> np.
     shown = decode(file, _enough).picture
     whole = colour.to_srgb(shown, file)
     facts = np.zeros(1, FACTS)[0]
-    facts["bytes"], facts["pixels"] = _digest(file.data), _digest(whole.tobytes())
+    facts["bytes"], facts["pixels"] = digest(file.data), digest(whole.tobytes())
     with Image.open(io.BytesIO(file.data), formats=FORMATS) as header:
         facts["format"], facts["size"], traits = _header(header)
     if whole.mode == "RGBA" and np.asarray(whole.getchannel("A")).min() < 255:
@@ -87,11 +87,7 @@ def reduced(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
     """An RGB or RGBA picture within SIDE_PX squared, on the background."""
     small = picture.copy()
     small.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
-    if small.mode != "RGBA":
-        return small
-    canvas = Image.new("RGB", small.size, background)
-    canvas.paste(small, mask=small)
-    return canvas
+    return colour.on_background(small, background)
 
 
 def _enough(width_px: int, height_px: int) -> tuple[float, float]:
@@ -99,7 +95,8 @@ def _enough(width_px: int, height_px: int) -> tuple[float, float]:
     return width_px * share, height_px * share
 
 
-def _digest(data: bytes) -> int:
+def digest(data: bytes) -> int:
+    """Eight bytes that stand for these."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limner.errors import DataError, first_line
 
-_loading = Lock()  # pictures come in several threads, and the first of each would load it
+loading = Lock()  # pictures come in several threads, and the first of each would load the network
 
 
 def load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
@@ -23,7 +23,7 @@ def load(task: str, name: str, device: torch.device) -> tuple[Any, Any]:
     Raises:
         DataError: no such network, or one for another task.
     """
-    with _loading:
+    with loading:
         return _load(task, name, device)
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limner.data.conditions.networks import loading
 from limner.errors import ConfigError, DataError
 
 MEAN_BGR = (104.00699, 116.66877, 122.67892)
@@ -37,7 +38,8 @@ def sketch(image_BCHW: Tensor, *, weights: str = "", short_px: int = 0) -> Tenso
     """
     if short_px < 0:
         raise ConfigError(f"sketch cannot look at a picture of {short_px} px.", "give 0 or more")
-    network = _network(weights, image_BCHW.device)
+    with loading:
+        network = _network(weights, image_BCHW.device)
     height_px, width_px = image_BCHW.shape[-2:]
     own_px = min(height_px, width_px)
     scale = (short_px or min(max(own_px, 256), 1024)) / own_px

@@ -63,6 +63,15 @@ def transform(picture: Image.Image, mode: str, file: File) -> ImageCms.ImageCmsT
         raise DataError(f"{file} has a damaged colour profile: {str(error).rstrip('.')}.", HINT) from None
 
 
+def on_background(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """An RGBA picture laid on a colour, mixed in gamma; one of another mode as it is."""
+    if picture.mode != "RGBA":
+        return picture
+    canvas = Image.new("RGB", picture.size, background)
+    canvas.paste(picture, mask=picture)
+    return canvas
+
+
 def plain(picture: Image.Image, file: File) -> Image.Image:
     """The pixel values in one of the modes L, LA, RGB, RGBA, CMYK, no profile applied.
 
