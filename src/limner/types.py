@@ -54,13 +54,17 @@ class Tokens(NamedTuple):
 class Cond:
     """What the denoiser is told about the picture; parts that a prior or a method does not use are None.
 
-    tokens_BLD: the sequence that cross attention reads. pooled_BD: one vector a picture. channels_BCHW: planes on the
-    latent grid, put beside x_t on the input channels.
+    tokens_BLD: the sequence that cross attention reads. pooled_BD: one vector a picture. mask_BL: which tokens count,
+    where a prior leaves out padding. channels_BCHW: planes on the latent grid, put beside x_t on the input channels.
+    framing_B6: original height and width, top and left of the cut, height and width of the picture, in pixels (SDXL,
+    Podell et al. 2023, section 2.2); where it is None a prior takes its own size, uncut.
     """
 
     tokens_BLD: Tensor
     pooled_BD: Tensor | None = None
     channels_BCHW: Tensor | None = None
+    mask_BL: Tensor | None = None
+    framing_B6: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens_BLD)
@@ -70,7 +74,7 @@ class Cond:
         return Cond(*(None if part is None else change(part) for part in self.parts()))  # type: ignore[arg-type]
 
     def parts(self) -> tuple[Tensor | None, ...]:
-        return self.tokens_BLD, self.pooled_BD, self.channels_BCHW
+        return self.tokens_BLD, self.pooled_BD, self.channels_BCHW, self.mask_BL, self.framing_B6
 
     def expand(self, num: int) -> Cond:
         """A condition of one row, seen as ``num`` rows without a copy."""
@@ -88,6 +92,13 @@ class Cond:
 
     def with_channels(self, channels_BCHW: Tensor) -> Cond:
         return replace(self, channels_BCHW=channels_BCHW)
+
+    def with_tokens(self, more_BLD: Tensor) -> Cond:
+        """The same with these tokens, all of which count, after its own."""
+        mask_BL = self.mask_BL
+        if mask_BL is not None:
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(more_BLD.shape[:2])], dim=1)
+        return replace(self, tokens_BLD=torch.cat([self.tokens_BLD, more_BLD], dim=1), mask_BL=mask_BL)
 
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:

@@ -11,8 +11,8 @@ from PIL import Image
 from tiny import pairs_folder, prior_folder
 
 from limner.cli.main import main
+from limner.priors.open import open_prior
 from limner.run.checking import resolve_check, rules_of
-from limner.run.job import load_prior
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_a_configuration_file_names_method_and_data(
 
 
 def test_tokens_are_counted_as_the_prior_reads_them(prior: Path) -> None:
-    read = load_prior(str(prior)).count_tokens
+    read = open_prior(str(prior)).count_tokens
     assert read is not None
     assert read("ab cd") == (4, 10, "")  # letters, as the toy tokenizer has it
     assert read("abcde fghij") == (10, 10, "")

@@ -14,6 +14,7 @@ from tiny import PATHS, pairs_folder, prior_folder
 from limner import find, run
 from limner.config import MethodConfig
 from limner.errors import LimnerError
+from limner.priors.open import open_prior
 from limner.run.job import build_method
 from limner.train import checkpoint
 from limner.train.log import read as read_log
@@ -133,7 +134,7 @@ def test_lora_leaves_the_prior_alone(ground: Path, tmp_path: Path, method: str) 
     config = configure(ground, tmp_path / "run", method, "eps", adapter="lora", rank=2)
     folder = run.train(config)
     _, opened, _ = run.open_run(folder, torch.device("cpu"))
-    prior = run.load_prior(str(ground / "eps"))
+    prior = open_prior(str(ground / "eps"))
     own = {name.replace(".base_layer", ""): value for name, value in opened.prior.network.state_dict().items()}
     changed = (
         {name for name, value in prior.network.state_dict().items() if not torch.equal(own[name], value)}
@@ -161,7 +162,7 @@ def test_a_new_method_is_one_file(ground: Path, tmp_path: Path) -> None:
 
 def test_every_prior_that_is_found_keeps_the_contract() -> None:
     for name in find.names("prior"):
-        prior = run.load_prior(name)
+        prior = open_prior(name)
         noise = torch.randn(2, *prior.latent_CHW)
         mean, std = prior.encode_image(torch.zeros(2, 3, prior.image_px, prior.image_px))
         assert mean.shape == std.shape == noise.shape

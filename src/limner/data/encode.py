@@ -72,14 +72,14 @@ class Encoder:
             for first in range(0, len(places), TEXTS_AT_ONCE):
                 some = [captions[place] for place in places[first : first + TEXTS_AT_ONCE]]
                 cond = self._encode_text(some + some[-1:] * (TEXTS_AT_ONCE - len(some)))
-                for i in range(len(some)):
-                    pooled = {} if cond.pooled_BD is None else {"pooled": cond.pooled_BD[i]}
-                    made.append({"tokens": cond.tokens_BLD[i], **pooled})
+                parts = {"tokens": cond.tokens_BLD, "pooled": cond.pooled_BD, "mask": cond.mask_BL}
+                there = {name: part for name, part in parts.items() if part is not None}
+                made += [{name: part[i] for name, part in there.items()} for i in range(len(some))]
             return made
 
         entries = self._texts.get([key("caption", caption) for caption in captions], make)
-        pooled = [entry["pooled"] for entry in entries if "pooled" in entry]
-        return Cond(torch.stack([entry["tokens"] for entry in entries]), torch.stack(pooled) if pooled else None)
+        parts = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
+        return Cond(parts["tokens"], parts.get("pooled"), mask_BL=parts.get("mask"))
 
     @property
     def full(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from limner.data.encode import Encoder
 from limner.data.findings import misfit
 from limner.data.order import Shuffled, Streamed
 from limner.data.pixels import Look, Pixels, Recipe
-from limner.types import Batch, Dice, Sample
+from limner.types import Batch, Cond, Dice, Sample
 
 NUM_THREADS = min(8, os.cpu_count() or 1)
 CHUNK = 32  # pictures encoded at once
@@ -127,11 +127,15 @@ class Loader:
             meta=[look.sample.meta for look in looks],
             mean_BCHW=mean_BCHW.to(self.device),
             std_BCHW=std_BCHW.to(self.device),
-            text=self.encoder.texts(captions).map(lambda part: part.to(self.device)),
+            text=self.texts(captions, torch.tensor([self._pixels.framing(look) for look in looks])),
             condition_BCHW=condition_BCHW,
             dice=Dice(self.seed if seed is None else seed, step, indices, self.device),
             weight_B1HW=weight_B1HW,
         )
+
+    def texts(self, captions: Sequence[str], framing_B6: torch.Tensor | None = None) -> Cond:
+        """Captions as the method is told them."""
+        return replace(self.encoder.texts(captions), framing_B6=framing_B6).map(lambda part: part.to(self.device))
 
     def _latents(self, looks: Sequence[Look]) -> tuple[torch.Tensor, torch.Tensor]:
         def pictures(places: list[int]) -> Iterator[torch.Tensor]:  # read on while the first are encoded

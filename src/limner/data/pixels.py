@@ -17,6 +17,7 @@ from limner.data.captions import Captioner
 from limner.data.condition import Condition
 from limner.data.formats.files import Bytes
 from limner.data.imaging.decode import read_bytes
+from limner.data.imaging.geometry import window
 from limner.data.prepare import Style, View
 from limner.data.views import Augment
 from limner.errors import DataError
@@ -80,6 +81,7 @@ class Pixels:
         self.recipe = recipe
         self.shelf = Shelf("pictures", "1")
         self._digests, self._views = Memory[bytes](), Memory[View]()
+        self._sizes = Memory[tuple[int, int]]()
 
     def digest(self, file: File) -> bytes:
         """Of a file's bytes.
@@ -112,6 +114,14 @@ class Pixels:
     def picture_key(self, look: Look) -> bytes:
         """Of what ``picture`` gives."""
         return key(self.digest(look.sample.image), self.view(look).text(), self.recipe.style.text())
+
+    def framing(self, look: Look) -> list[float]:
+        """Height and width of the file; top and left of the cut, once scaled; height and width of the cut, scaled."""
+        image, view = look.sample.image, self.view(look)
+        width_px, height_px = self._sizes.get(str(image), lambda: prepare.size(image))
+        cut = window(view, (0, 0, width_px, height_px))
+        left, top = (side * view.width_px / cut.width for side in cut.box[:2])
+        return [height_px, width_px, top, left, view.height_px, view.width_px]
 
     def picture(self, look: Look) -> Tensor:
         """uint8 CHW."""

@@ -16,8 +16,9 @@ uninterrupted one. New weights need no seeding: ``__init__`` runs under the conf
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +61,15 @@ class Method(ABC):
         """Of the optimiser of ``learns()[name]``, after warm-up."""
         return self.config.learning_rate
 
-    def conditions(self, captions: Sequence[str], condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
+    @functools.cached_property
+    def null(self) -> Cond:
+        """What the prior is told where it is told nothing: the empty caption, one row."""
+        with torch.no_grad():
+            return self.prior.encode_text([""])
+
+    def conditions(self, text: Cond, condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
         """The condition to sample with, and the null condition that guidance contrasts it with; B rows each."""
-        text = self.prior.encode_text(captions)
-        return text, self.prior.encode_text([""]).expand(len(text))
+        return text, self.null.expand(len(text))
 
     def score(self, batch: Batch) -> dict[str, float]:
         """Numbers for a validation batch; 'score', higher is better, is what the best checkpoint is chosen by."""
@@ -73,7 +79,7 @@ class Method(ABC):
     @torch.no_grad()
     def generate(
         self,
-        captions: Sequence[str],
+        text: Cond,
         condition_BCHW: Tensor | None,
         noise_BCHW: Tensor,
         *,
@@ -84,8 +90,11 @@ class Method(ABC):
         eta: float = 0.0,
         step_noise: Callable[[int], Tensor] | None = None,
     ) -> Tensor:
-        """Pictures in [-1, 1], (B, 3, px, px), from noise of the latent's shape; see ``sampling`` for the options."""
-        cond, null = self.conditions(captions, condition_BCHW)
+        """Pictures in [-1, 1], (B, 3, px, px), from captions as the prior encodes them and noise of the latent's shape.
+
+        ``sampling`` says what the options mean.
+        """
+        cond, null = self.conditions(text, condition_BCHW)
         predict = guided(self.prior, cond, null, guidance_scale, guidance)
         z_0 = sample(
             predict, self.prior.path, noise_BCHW, num_steps=num_steps, solver=solver, eta=eta, noise=step_noise

@@ -9,7 +9,7 @@ alignment is there from the first steps; the caption stays usable. Left out: dua
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,9 @@ class Concat(Method):
 
     def __init__(self, prior: Prior, config: Config) -> None:
         super().__init__(prior, config)
-        self.network = prior.adapt(config.adapter, config.rank, config.alpha)
+        self.network = prior.adapt(config)
         prior.widen_input(prior.latent_CHW[0])
         self.condition_px = prior.image_px
-        self.null = prior.encode_text([""])
 
     def learns(self) -> dict[str, nn.Module]:
         return {"network": self.network}
@@ -49,9 +48,9 @@ class Concat(Method):
         cond = batch.text.where(told, self.null.expand(len(batch))).with_channels(planes)
         yield Update("network", self.prior.loss(z_0, eps, t_B, cond, batch.weight_B1HW).mean())
 
-    def conditions(self, captions: Sequence[str], condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
+    def conditions(self, text: Cond, condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
         assert condition_BCHW is not None
-        text, null = super().conditions(captions, condition_BCHW)
+        text, null = super().conditions(text, condition_BCHW)
         planes = self._planes(condition_BCHW)
         return text.with_channels(planes), null.with_channels(torch.zeros_like(planes))
 

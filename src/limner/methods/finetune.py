@@ -26,8 +26,7 @@ class Finetune(Method):
 
     def __init__(self, prior: Prior, config: MethodConfig) -> None:
         super().__init__(prior, config)
-        self.network = prior.adapt(config.adapter, config.rank, config.alpha)
-        self.null = prior.encode_text([""])
+        self.network = prior.adapt(config)
 
     def learns(self) -> dict[str, nn.Module]:
         return {"network": self.network}

@@ -12,7 +12,8 @@ condition's, positions start as sines instead of uninitialised memory, dropout o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Self
 
@@ -91,9 +92,8 @@ class Piti(Method):
         super().__init__(prior, config)
         self.condition_px = config.token_grid * 2**NUM_HALVINGS
         self.fixed_size = True  # a token belongs to a cell of the grid
-        self.network = prior.adapt(config.adapter, config.rank, config.alpha)
+        self.network = prior.adapt(config)
         self.encoder = Encoder(config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers)
-        self.null = prior.encode_text([""])
         self.hand_over_at = frozenset({config.encoder_steps} - {0})
 
     def learns(self) -> dict[str, nn.Module]:
@@ -114,17 +114,17 @@ class Piti(Method):
         what = "encoder" if batch.step < self.config.encoder_steps else ("encoder", "network")
         yield Update(what, self.prior.loss(z_0, eps, t_B, cond, batch.weight_B1HW).mean())
 
-    def conditions(self, captions: Sequence[str], condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
+    def conditions(self, text: Cond, condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
         assert condition_BCHW is not None
-        text, null = super().conditions(captions, condition_BCHW)
+        text, null = super().conditions(text, condition_BCHW)
         shown = torch.ones(len(text), dtype=torch.bool, device=condition_BCHW.device)
         return self._beside(text, condition_BCHW, shown), self._beside(null, condition_BCHW, ~shown)
 
     def _beside(self, text: Cond, condition_BCHW: Tensor, shown_B: Tensor) -> Cond:
         tokens_BLD, pooled_BD = self.encoder(condition_BCHW, shown_B)
         if text.pooled_BD is not None and pooled_BD is not None:
-            pooled_BD = text.pooled_BD + pooled_BD
-        return Cond(torch.cat([text.tokens_BLD, tokens_BLD], dim=1), pooled_BD)
+            text = replace(text, pooled_BD=text.pooled_BD + pooled_BD)
+        return text.with_tokens(tokens_BLD)
 
 
 def _sines(grid: int, dim: int) -> Tensor:

@@ -6,30 +6,66 @@ A prior turns pictures into latents and back, captions into conditions, and says
     decode        latent -> picture                                  encode_text   captions -> Cond
     predict       (x_t, t, cond) -> the network's output, whose meaning is ``path``
 
-Methods see nothing else; none asks which prior it has. What learns is ``network``; ``adapt`` says how.
+Methods see nothing else; none asks which prior it has. What learns is ``network``; ``adapt`` says how. The frozen
+``parts`` (autoencoder, text encoders) are loaded when they are first used and can be let go of at any time.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path as FilePath
 
 import torch
 from torch import Tensor, nn
 
+from limner.config import AdapterConfig
+from limner.priors import adapters
 from limner.priors.paths import Path
 from limner.types import Cond, Tokens
+
+
+class Parts:
+    """Frozen modules by name, each loaded when it is first asked for; for any number of threads."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
+        self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
+        self._lock = threading.Lock()
+        self.device = torch.device("cpu")
+
+    def __getitem__(self, name: str) -> nn.Module:
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = self._loaders[name]().requires_grad_(False).eval().to(self.device)
+            return self._loaded[name]
+
+    def release(self) -> None:
+        """Let go of all; what is asked for again is loaded again."""
+        with self._lock:
+            self._loaded.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def to(self, device: torch.device) -> None:
+        with self._lock:
+            self.device = device
+            for part in self._loaded.values():
+                part.to(device)
 
 
 class Prior(ABC):
     """A pretrained generator behind one contract.
 
     Attributes:
+        family: its short name, such as 'sdxl'.
+        component: what its diffusers pipeline calls the denoiser, 'unet' or 'transformer'.
+        source: the folder its files lie in.
         path: the noise path and the meaning of the network's output.
         network: the denoiser, the part that fine-tuning changes.
-        frozen: the other parts (autoencoder, text encoder); never trained, kept on the network's device.
+        parts: the frozen parts; never trained, kept on the network's device.
         image_px: side of the square pictures it was trained on, in pixels.
         multiple_px: sides of pictures must be multiples of this.
         latent_CHW: shape of one latent.
@@ -39,9 +75,12 @@ class Prior(ABC):
         adapter_targets: names (suffixes) of the linear layers that a low-rank adapter changes by default.
     """
 
+    family: str
+    component: str
+    source: FilePath
     path: Path
     network: nn.Module
-    frozen: nn.ModuleDict
+    parts: Parts
     image_px: int
     multiple_px: int
     latent_CHW: tuple[int, int, int]
@@ -76,8 +115,14 @@ class Prior(ABC):
         """Let the network read ``num_channels`` more input planes, with weights of zero: its output stays as it was."""
 
     @abstractmethod
+    def encoders_digest(self) -> str:
+        """A hash of the files of the frozen parts and tokenizers."""
+
     def reinitialise(self, seed: int) -> None:
         """Random weights for the network, the rest kept: what training from scratch starts from."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = type(self.network).from_config(self.network.config).to(self.device)  # type: ignore[attr-defined]
 
     def draw(self, mean_BCHW: Tensor, std_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
         """A latent from its distribution."""
@@ -97,33 +142,45 @@ class Prior(ABC):
 
     def fingerprint(self) -> str:
         """A hash of what encodes: latents and embedded captions of priors with the same one are the same."""
-        digest = hashlib.sha256(f"{type(self).__name__} {self.latent_scale} {self.device.type}".encode())
-        for name, tensor in self.frozen.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        about = f"{type(self).__name__} {self.latent_scale} {self.device.type} {self.encoders_digest()}"
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
 
-    def adapt(self, adapter: str, rank: int, alpha: float | None) -> nn.Module:
-        """Choose what of the network learns: every weight ('full') or a low-rank addition ('lora', Hu et al. 2021).
+    def adapt(self, config: AdapterConfig) -> nn.Module:
+        """Choose what of the network learns: every weight ('full') or an addition to some ('lora' and its kin).
 
-        Returns the network. ``alpha`` is the adapter's scale times its rank; None means alpha = rank (a scale of 1).
+        Raises:
+            PriorError: a module to adapt that the network does not have.
         """
-        self.frozen.requires_grad_(False).eval()
-        self.network.requires_grad_(adapter == "full")
-        if adapter == "lora":
-            from peft import LoraConfig, inject_adapter_in_model
-
-            scale: Any = alpha or rank  # peft says int, and takes a float
-            config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(self.adapter_targets))
-            self.network = inject_adapter_in_model(config, self.network)
+        self.network = adapters.adapt(self.network, config, self.adapter_targets)
         return self.network
 
     def to(self, device: torch.device | str) -> Prior:
         # The layout that convolutions are fastest in. torch's own stubs do not know this call.
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.frozen.to(device)
+        self.parts.to(torch.device(device))
         return self
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+
+def widen_conv(old: nn.Conv2d, num_channels: int) -> nn.Conv2d:
+    """The convolution with ``num_channels`` more input planes, whose weights are zero."""
+    new = copy.copy(old)
+    new.in_channels = old.in_channels + num_channels
+    new._parameters = {**old._parameters, "weight": _widened(old.weight, num_channels)}
+    return new
+
+
+def widen_linear(old: nn.Linear, num_features: int) -> nn.Linear:
+    """The linear layer with ``num_features`` more inputs, whose weights are zero."""
+    new = copy.copy(old)
+    new.in_features = old.in_features + num_features
+    new._parameters = {**old._parameters, "weight": _widened(old.weight, num_features)}
+    return new
+
+
+def _widened(weight: Tensor, num: int) -> nn.Parameter:
+    zeros = weight.new_zeros(weight.shape[0], num, *weight.shape[2:])
+    return nn.Parameter(torch.cat([weight.detach(), zeros], dim=1))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from limner.priors.folder import PLAIN, DiffusersFolder, Loading
 from limner.priors.sd import StableDiffusion
 
 FOLDER = Path(__file__).parents[1] / "assets" / "mini"
 
 
-def mini() -> StableDiffusion:
+def mini(loading: Loading = PLAIN) -> StableDiffusion:
     """The packaged weights (v0: 64 px pictures, 16 x 16 x 4 latents, v prediction)."""
-    return StableDiffusion.from_folder(FOLDER)
+    return StableDiffusion(DiffusersFolder(FOLDER), loading)

@@ -75,17 +75,17 @@ def _rescued(config: MethodConfig, error: DataError, rules: Rules, limit: int | 
 
 
 def rules_of(config: MethodConfig) -> Rules:
-    """What a run of this configuration would do with its data; loads the prior.
+    """What a run of this configuration would do with its data; loads no weights.
 
     Raises:
         ConfigError: a combination that training refuses.
     """
     if config.method:
-        method = build_method(config, torch.device("cpu"))
+        method = build_method(config, torch.device("meta"))
         prior, condition_px = method.prior, method.condition_px
         refuse_shapes(config, method)
     else:
-        prior, condition_px = load_prior(config.prior), None
+        prior, condition_px = load_prior(config, meta=True), None
     buckets, resolutions_px = sizes_of(config, prior.image_px, prior.multiple_px)
     needs = needs_of(config, condition_px) if config.method else Needs()
     return Rules(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from limner import find
-from limner.config import MethodConfig, read_yaml
+from limner.config import MethodConfig, PriorConfig, read_yaml
 from limner.config import resolve as resolve_config
 from limner.data.encode import Encoder
 from limner.data.load import Loader
@@ -19,7 +20,8 @@ from limner.data.prepare import to_uint8
 from limner.errors import ConfigError, RunError
 from limner.methods.base import Method
 from limner.priors.base import Prior
-from limner.priors.sd import StableDiffusion
+from limner.priors.folder import Loading
+from limner.priors.open import open_prior
 from limner.run.data import load_splits, needs_of, recipe_of, refuse
 from limner.train import checkpoint, progress
 from limner.types import Dice, Sample
@@ -56,12 +58,23 @@ class Job:
     test: Loader
 
 
+def load_prior(config: PriorConfig, meta: bool = False) -> Prior:
+    """The prior of a configuration, its weights held as that says; with ``meta`` without weights."""
+    return open_prior(config.prior, Loading(config.base_precision, config.precision, meta))
+
+
 def build_method(config: MethodConfig, device: torch.device) -> Method:
-    """The prior and the method of a configuration, on a device; new weights are those of the configuration's seed."""
-    prior = load_prior(config.prior).to(device)
-    if config.from_scratch:
+    """The prior and the method of a configuration, on a device; new weights are those of the configuration's seed.
+
+    On the device 'meta' nothing has weights: enough for what a method and a prior say of themselves.
+    """
+    meta = device.type == "meta"
+    prior = load_prior(config, meta)
+    if not meta:
+        prior.to(device)
+    if config.from_scratch and not meta:
         prior.reinitialise(config.seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), device if meta else nullcontext():
         torch.manual_seed(config.seed)
         method: Method = find.load("method", config.method)(prior, config)
     for module in method.learns().values():
@@ -102,16 +115,6 @@ def refuse_shapes(config: MethodConfig, method: Method) -> None:
             f"{config.method} takes square pictures of {own_px} px only.",
             "leave aspect and resolutions_px as they are, or take concat",
         )
-
-
-def load_prior(name: str) -> Prior:
-    """A prior by name, else a diffusers folder."""
-    if name not in find.names("prior") and Path(name).is_dir():
-        return StableDiffusion.from_folder(name)
-    try:
-        return find.load("prior", name)()
-    except ConfigError as error:
-        raise ConfigError(str(error), f"{error.hint}; or give a diffusers folder") from None
 
 
 def open_run(run: Path, device: torch.device) -> tuple[MethodConfig, Method, int]:
@@ -159,7 +162,7 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: 
                 condition = torch.stack([loader.condition(sample) for sample in some]).to(loader.device)
             dice = Dice(seed, 0, range(first, first + len(some)), loader.device)
             drawn = job.method.generate(
-                [loader.caption(sample) for sample in some],
+                loader.texts([loader.caption(sample) for sample in some]),
                 condition,
                 dice.normal(*job.method.prior.latent_CHW),
                 num_steps=job.config.sample_steps,

@@ -60,7 +60,7 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
         sketch = torch.cat([to_uint8(sharp.condition(sample)[None]) for sample in samples])
     made = {"prior": _make(job, loader, samples, "after")}
     if before:
-        plain = replace(job, method=Finetune(load_prior(job.config.prior).to(device()), job.config))
+        plain = replace(job, method=Finetune(load_prior(job.config).to(device()), job.config))
         made["before"] = _make(plain, loader, samples, "before")
 
     arms = {}

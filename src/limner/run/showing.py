@@ -58,7 +58,7 @@ def sample(
         condition = None if file is None else _condition(file, method, config)
         dice = Dice(seed, 0, range(num_images), device())
         pictures = method.generate(
-            [prompt] * num_images,
+            method.prior.encode_text([prompt]).expand(num_images),
             None if condition is None else condition.to(device()).expand(num_images, -1, -1, -1),
             dice.normal(*method.prior.latent_CHW),
             num_steps=steps,

@@ -61,6 +61,8 @@ def train(config: MethodConfig) -> Path:
     accelerator.wait_for_everyone()
     for loader in (job.train, job.validation):
         loader.refresh()
+    _ = job.method.null  # the last that needs the text encoders
+    job.method.prior.parts.release()
     if main and job.train.encoder.full:
         console.print(
             "the cache takes no more, so some pictures are encoded again each time: "

@@ -18,7 +18,7 @@ class RewardGradient(Method):
 
     def __init__(self, prior: Prior, config: MethodConfig) -> None:
         super().__init__(prior, config)
-        self.network = prior.adapt(config.adapter, config.rank, config.alpha)
+        self.network = prior.adapt(config)
 
     def learns(self) -> dict[str, nn.Module]:
         return {"network": self.network}

@@ -19,7 +19,7 @@ class TwoPlayer(Method):
 
     def __init__(self, prior: Prior, config: MethodConfig) -> None:
         super().__init__(prior, config)
-        self.network = prior.adapt(config.adapter, config.rank, config.alpha)
+        self.network = prior.adapt(config)
         channels = prior.latent_CHW[0]
         self.judge = nn.Sequential(
             nn.Conv2d(channels, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Flatten(), nn.LazyLinear(1)

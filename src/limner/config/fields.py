@@ -1,18 +1,11 @@
-"""One typed, closed configuration a method: flags, YAML keys and documentation all come from these fields.
-
-``resolve`` is the only way in: defaults, then a YAML file, then flags; an unknown key is an error with the nearest
-known one. Needs no torch.
-"""
+"""The fields of a run, typed and closed: flags, YAML keys and documentation all come from these. Needs no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from limner.errors import ConfigError, did_you_mean
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 def _varies(given: dict[str, Any]) -> int:
@@ -21,10 +14,14 @@ def _varies(given: dict[str, Any]) -> int:
     return 4 if given.get("crop") == "random" or any(given.get(name) for name in drawn) else 1
 
 
-class DataConfig(BaseModel):
-    """How files become pictures and captions. Fields named _px are in pixels."""
+class Closed(BaseModel):
+    """No field but those that are written here, and none of them changed after it is made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Closed):
+    """How files become pictures and captions. Fields named _px are in pixels."""
 
     data: str = Field(
         "fluent", description="a data set's name, a folder, a zip, shards, a table, or hub:OWNER/NAME (docs/data.md)"
@@ -76,11 +73,65 @@ class DataConfig(BaseModel):
         return given.replace(" ", "").split(",") if isinstance(given, str) else given
 
 
-class MethodConfig(DataConfig):
+class AdapterConfig(Closed):
+    """What of a prior's network learns."""
+
+    adapter: Literal["full", "lora", "dora", "lokr", "loha", "oft"] = Field(
+        "full", description="what of the network learns: all, or a small addition of this kind"
+    )
+    adapter_targets: tuple[str, ...] = Field(
+        (), description="names, or ends of names, of the layers that get an adapter, such as to_q,to_v; default: the "
+        "family's own"
+    )  # fmt: skip
+    rank: int = Field(16, ge=1, description="of the adapter")
+    alpha: float | None = Field(
+        None, gt=0, description="the adapter's output is multiplied by alpha / rank; default: the rank, so by 1"
+    )
+    start_from: Path | None = Field(None, description="an adapter's file or a run to go on from, instead of from zero")
+    adapters: tuple[str, ...] = Field(
+        (), description="adapter files to merge into the prior before it learns, each FILE or FILE:SCALE"
+    )
+
+    @field_validator("adapter_targets", "adapters", mode="before")
+    @classmethod
+    def _words(cls, given: Any) -> Any:
+        return [word.strip() for word in given.split(",") if word.strip()] if isinstance(given, str) else given
+
+
+class PriorConfig(AdapterConfig):
+    """Which prior, and how its weights are held and computed with."""
+
+    prior: str = Field(
+        "mini",
+        description="the pretrained model: a name from 'limner list', a folder, a file, or OWNER/NAME on the hub",
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass; what learns stays fp32")
+    base_precision: Literal["fp32", "bf16", "int8", "nf4"] = Field(
+        "fp32", description="how the network's frozen weights are held beside an adapter; int8 and nf4 are quantised"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
+    offload: bool = Field(
+        False, description="keep the network in main memory, and bring each block to the accelerator in its turn"
+    )
+    device_map: Literal["off", "auto"] = Field("off", description="auto: spread the network over several accelerators")
+
+    @model_validator(mode="after")
+    def _check_held(self) -> Self:
+        if self.base_precision != "fp32" and self.adapter == "full":
+            raise ValueError(f"base_precision {self.base_precision} needs an adapter: weights that learn stay fp32")
+        if self.adapter == "full" and (self.start_from or self.adapter_targets):
+            raise ValueError("start_from and adapter_targets are for an adapter, and adapter is 'full'")
+        if self.offload and self.device_map != "off":
+            raise ValueError("offload and device_map exclude each other")
+        return self
+
+
+class MethodConfig(DataConfig, PriorConfig):
     """What every method's run is made of. Lengths are in optimiser steps, sizes in pictures."""
 
     method: str = Field(description="the method: a name from 'limner list', module.Class, or a .py file")
-    prior: str = Field("mini", description="the pretrained model: a name from 'limner list' or a diffusers folder")
     out: Path | None = Field(None, description="run folder; default runs/METHOD-DATA")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="of the data's order, the noise, and new weights")
 
@@ -97,12 +148,6 @@ class MethodConfig(DataConfig):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 keeps the live ones")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass; weights stay fp32")
-    adapter: Literal["full", "lora"] = Field(
-        "full", description="what of the network learns: all, or a low-rank addition"
-    )
-    rank: int = Field(16, ge=1, description="of the adapter")
-    alpha: float | None = Field(None, gt=0, description="adapter scale times rank; default: the rank")
     from_scratch: bool = Field(False, description="start from random weights instead of the prior's (for comparison)")
 
     caption_dropout: float = Field(0.1, ge=0, le=1, description="share of captions replaced by the empty one")
@@ -156,62 +201,3 @@ class TranslateConfig(MethodConfig):
         if self.condition != "source" and self.source_kind != "picture":
             raise ValueError(f"source_kind is of the data's sources, and condition '{self.condition}' reads none")
         return self
-
-
-def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None = None) -> MethodConfig:
-    """Defaults, then the YAML ``file``, then ``flags`` (None values are not given), checked.
-
-    Raises:
-        ConfigError: an unreadable file, an unknown key, a value out of range, an impossible combination.
-    """
-    values = {**(read_yaml(file) if file else {}), **{key: value for key, value in flags.items() if value is not None}}
-    _refuse_bare(kind, values, file)
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str((*first["loc"], "the configuration")[0])  # of a list's item, the list
-        where = f" (from {file})" if file and first["loc"] and name not in flags else ""
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"unknown option '{name}'{where}.", did_you_mean(name, kind.model_fields)) from None
-        if not first["loc"]:
-            raise ConfigError(first["msg"].removeprefix("Value error, ") + ".", "change one of the two") from None
-        description = kind.model_fields[str(first["loc"][0])].description or ""
-        given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
-        said = first["msg"].removeprefix("Value error, ").lower()
-        raise ConfigError(f"option '{name}'{where}: {said}{given}.", f"{name}: {description}") from None
-
-
-def _refuse_bare(kind: type[MethodConfig], values: dict[str, Any], file: Path | None) -> None:
-    """Yes or no where a number or a word belongs: a flag whose value was forgotten, which would pass for 1."""
-    for name in [name for name, value in values.items() if isinstance(value, bool)]:
-        field = kind.model_fields.get(name)
-        if field is not None and bool not in (field.annotation, *get_args(field.annotation)):
-            raise ConfigError(
-                f"option '{name}' needs a value{f' (see {file})' if file else ''}.",
-                f"{name} is {field.description or ''}",
-            )
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: it does not exist, is not YAML, or holds something else.
-    """
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist.", "give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.", "mend that line") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{file} holds no 'key: value' lines.", "see recipes/ for examples")
-    return values
-
-
-def dump(config: MethodConfig) -> str:
-    """The resolved configuration as YAML: the method and the prior, then the other fields in their order."""
-    values = config.model_dump(mode="json")
-    ordered = {"method": values.pop("method"), "prior": values.pop("prior"), **values}
-    return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True)

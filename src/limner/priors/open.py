@@ -1,0 +1,56 @@
+"""A prior by name, by folder or by file: which family it is, and that family's class."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from limner import find
+from limner.errors import ConfigError, PriorError
+from limner.priors.base import Prior
+from limner.priors.folder import PLAIN, DiffusersFolder, Loading
+
+# Class of the denoiser -> where its family lives. SDXL has the same UNet class as Stable Diffusion, and says so itself.
+FAMILIES = {
+    "UNet2DConditionModel": "sd.StableDiffusion",
+    "UNet2DConditionModel with text_time": "sdxl.StableDiffusionXL",
+    "SD3Transformer2DModel": "sd3.StableDiffusion3",
+    "FluxTransformer2DModel": "flux.FluxPrior",
+    "Flux2Transformer2DModel": "flux2.Flux2KleinPrior",
+    "ZImageTransformer2DModel": "z_image.ZImagePrior",
+    "QwenImageTransformer2DModel": "qwen_image.QwenImagePrior",
+}
+
+
+def open_prior(name: str, loading: Loading = PLAIN) -> Prior:
+    """A prior by name from 'limner list', a diffusers folder, or whatever else a user may have.
+
+    Raises:
+        ConfigError: no such name or folder.
+        PriorError: a folder that is incomplete or of no known family.
+    """
+    if name not in find.names("prior") and Path(name).is_dir():
+        return from_folder(Path(name), loading)
+    try:
+        return find.load("prior", name)(loading)
+    except ConfigError as error:
+        raise ConfigError(str(error), f"{error.hint}; or give a diffusers folder") from None
+
+
+def from_folder(path: Path, loading: Loading) -> Prior:
+    """The prior in a diffusers folder.
+
+    Raises:
+        PriorError: incomplete, or of no known family.
+    """
+    folder = DiffusersFolder(path)
+    part = "transformer" if folder.kind("transformer") else "unet"
+    folder.need(**{part: ()})
+    kind = folder.kind(part) or ""
+    if folder.config(part).get("addition_embed_type") == "text_time":
+        kind += " with text_time"
+    if kind not in FAMILIES:
+        known = sorted({family.partition(".")[0] for family in FAMILIES.values()})
+        raise PriorError(f"{path}: {part} is a {kind}, of no known family.", "families: " + ", ".join(known))
+    module, _, name = FAMILIES[kind].partition(".")
+    return getattr(importlib.import_module(f"limner.priors.{module}"), name)(folder, loading)
