@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -57,7 +57,8 @@ class Cond:
     tokens_BLD: the sequence that cross attention reads. pooled_BD: one vector a picture. mask_BL: which tokens count,
     where a prior leaves out padding. channels_BCHW: planes on the latent grid, put beside x_t on the input channels.
     framing_B6: original height and width, top and left of the cut, height and width of the picture, in pixels (SDXL,
-    Podell et al. 2023, section 2.2); where it is None a prior takes its own size, uncut.
+    Podell et al. 2023, section 2.2); where it is None a prior takes its own size, uncut. control_BCHW: what the prior's
+    control reads (``Prior.add_control``).
     """
 
     tokens_BLD: Tensor
@@ -65,6 +66,7 @@ class Cond:
     channels_BCHW: Tensor | None = None
     mask_BL: Tensor | None = None
     framing_B6: Tensor | None = None
+    control_BCHW: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens_BLD)
@@ -74,7 +76,7 @@ class Cond:
         return Cond(*(None if part is None else change(part) for part in self.parts()))  # type: ignore[arg-type]
 
     def parts(self) -> tuple[Tensor | None, ...]:
-        return self.tokens_BLD, self.pooled_BD, self.channels_BCHW, self.mask_BL, self.framing_B6
+        return tuple(getattr(self, own.name) for own in fields(self))
 
     def expand(self, num: int) -> Cond:
         """A condition of one row, seen as ``num`` rows without a copy."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.config import AdapterConfig
+from limner.errors import PriorError
 from limner.priors import adapters
 from limner.priors.paths import Path
 from limner.types import Cond, Tokens
@@ -65,6 +66,7 @@ class Prior(ABC):
         source: the folder its files lie in.
         path: the noise path and the meaning of the network's output.
         network: the denoiser, the part that fine-tuning changes.
+        control: the module that ``add_control`` made; None before.
         parts: the frozen parts; never trained, kept on the network's device.
         image_px: side of the square pictures it was trained on, in pixels.
         multiple_px: sides of pictures must be multiples of this.
@@ -80,6 +82,7 @@ class Prior(ABC):
     source: FilePath
     path: Path
     network: nn.Module
+    control: nn.Module | None = None
     parts: Parts
     image_px: int
     multiple_px: int
@@ -113,6 +116,20 @@ class Prior(ABC):
     @abstractmethod
     def widen_input(self, num_channels: int) -> None:
         """Let the network read ``num_channels`` more input planes, with weights of zero: its output stays as it was."""
+
+    def add_control(self) -> nn.Module:
+        """A copy of the network's first half that reads a picture and steers the network; at first it changes nothing.
+
+        It is the stock ControlNet of the family (Zhang et al. 2023), and reads ``Cond.control_BCHW`` in ``predict``.
+
+        Raises:
+            PriorError: the family has none.
+        """
+        raise PriorError(f"{self.source} is of the family {self.family}, which has no ControlNet.", "take concat")
+
+    def control_input(self, condition_BCHW: Tensor) -> Tensor:
+        """What ``Cond.control_BCHW`` is for a picture in [-1, 1]: the same in [0, 1], as stock ControlNets of UNets."""
+        return condition_BCHW / 2 + 0.5
 
     @abstractmethod
     def encoders_digest(self) -> str:

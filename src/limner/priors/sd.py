@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler
-from torch import Tensor
+from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler
+from torch import Tensor, nn
 
 from limner.errors import PriorError
 from limner.priors import paths
@@ -80,12 +80,31 @@ class StableDiffusion(Prior):
         if cond.channels_BCHW is not None:
             x_t_BCHW = torch.cat([x_t_BCHW, cond.channels_BCHW], dim=1)
         timestep = self.path.timestep(t_B)
-        return self.network(x_t_BCHW, timestep, encoder_hidden_states=cond.tokens_BLD, return_dict=False)[0]
+        told = {"encoder_hidden_states": cond.tokens_BLD}
+        if self.control is not None:
+            told |= steer(self.control, x_t_BCHW, timestep, cond, told)
+        return self.network(x_t_BCHW, timestep, **told, return_dict=False)[0]
+
+    def add_control(self) -> nn.Module:
+        self.control = unet_control(self.network, self.pixels_a_cell)
+        return self.control
 
     def widen_input(self, num_channels: int) -> None:
         network: Any = self.network
         network.conv_in = widen_conv(network.conv_in, num_channels)
         network.register_to_config(in_channels=network.conv_in.in_channels)
+
+
+def unet_control(unet: Any, pixels_a_cell: int) -> nn.Module:
+    """The stock ControlNet of a UNet; its picture has ``pixels_a_cell`` pixels for each cell of the latent."""
+    halvings = pixels_a_cell.bit_length() - 1
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1])
+
+
+def steer(control: nn.Module, x_t_BCHW: Tensor, timestep_B: Tensor, cond: Cond, told: dict[str, Any]) -> dict[str, Any]:
+    """What a control says to its UNet, as arguments of the UNet."""
+    down, middle = control(x_t_BCHW, timestep_B, controlnet_cond=cond.control_BCHW, **told, return_dict=False)
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
 def path_of(scheduler: dict[str, Any]) -> paths.Path:
