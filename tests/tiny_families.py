@@ -227,7 +227,7 @@ def _z_image(folder: Path) -> None:
         axes_dims=[4, 6, 6],
         axes_lens=[1024, 64, 64],
     )
-    with torch.no_grad():  # the class leaves these as the memory was
+    with torch.no_grad():  # zeros would hide whether they are used
         transformer.x_pad_token.normal_(std=0.02)
         transformer.cap_pad_token.normal_(std=0.02)
     _save(
