@@ -105,6 +105,9 @@ class PriorConfig(AdapterConfig):
         "mini",
         description="the pretrained model: a name from 'limner list', a folder, a file, or OWNER/NAME on the hub",
     )
+    image_px: int | None = Field(
+        None, ge=1, description="side of the square pictures that are drawn and trained on; default: the prior's own"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass; what learns stays fp32")
     base_precision: Literal["fp32", "bf16", "int8", "nf4"] = Field(
         "fp32", description="how the network's frozen weights are held beside an adapter; int8 and nf4 are quantised"

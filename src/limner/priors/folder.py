@@ -15,7 +15,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from limner.errors import PriorError
+from limner.errors import ConfigError, PriorError
 from limner.priors.tokens import Tokenizer
 
 Held = Literal["fp32", "bf16", "int8", "nf4"]
@@ -27,12 +27,29 @@ class Loading:
     """How a prior's weights are held.
 
     network: of the denoiser; int8 and nf4 are quantised, for use under an adapter. text: of the text encoders; the
-    autoencoder is always fp32. meta: shapes only, no weights: enough to ask for sizes, to count and to check.
+    autoencoder is always fp32. meta: shapes only, no weights: enough to ask for sizes, to count and to check. image_px:
+    side of the square pictures, where it shall not be the prior's own.
     """
 
     network: Held = "fp32"
     text: Literal["fp32", "bf16"] = "fp32"
     meta: bool = False
+    image_px: int | None = None
+
+    def side_px(self, own_px: int, multiple_px: int) -> int:
+        """Side of the square pictures: what is asked for, else the prior's own.
+
+        Raises:
+            ConfigError: what is asked for is no multiple of ``multiple_px``.
+        """
+        if self.image_px is None:
+            return own_px
+        if self.image_px % multiple_px:
+            good_px = max(1, self.image_px // multiple_px) * multiple_px
+            raise ConfigError(
+                f"image_px: {self.image_px} is no multiple of {multiple_px}.", f"the prior takes {good_px}"
+            )
+        return self.image_px
 
 
 PLAIN = Loading()

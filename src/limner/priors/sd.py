@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler
+from diffusers import ControlNetModel, DDIMScheduler
 from torch import Tensor, nn
 
 from limner.errors import PriorError
-from limner.priors import paths
+from limner.priors import autoencoder, paths
 from limner.priors.base import Parts, Prior, widen_conv
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.types import Cond, Tokens
-
-AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
 
 
 class StableDiffusion(Prior):
@@ -33,7 +31,7 @@ class StableDiffusion(Prior):
     adapter_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
-        folder.need(unet=("UNet2DConditionModel",), text_encoder=("CLIPTextModel",), vae=AUTOENCODERS)
+        folder.need(unet=("UNet2DConditionModel",), text_encoder=("CLIPTextModel",), vae=autoencoder.KINDS)
         folder.need(tokenizer=(), scheduler=())
         unet, vae = folder.config("unet"), folder.config("vae")
         if unet["in_channels"] != unet["out_channels"]:
@@ -43,11 +41,12 @@ class StableDiffusion(Prior):
         self.folder, self.source = folder, folder.path
         self.path = path_of(folder.config("scheduler"))
         self.tokenizer = folder.tokenizer("tokenizer")
-        side, self.pixels_a_cell = unet["sample_size"], 2 ** (len(vae["block_out_channels"]) - 1)
-        self.latent_CHW = (vae["latent_channels"], side, side)
-        self.latent_scale = vae.get("scaling_factor", 1.0)
-        self.image_px = side * self.pixels_a_cell
+        self.pixels_a_cell = autoencoder.pixels_a_cell(vae)
         self.multiple_px = self.pixels_a_cell * 2 ** (len(unet["block_out_channels"]) - 1)
+        self.image_px = loading.side_px(unet["sample_size"] * self.pixels_a_cell, self.multiple_px)
+        side = self.image_px // self.pixels_a_cell
+        self.latent_CHW = (vae["latent_channels"], side, side)
+        _, self.latent_scale = autoencoder.shift_and_scale(vae)
         self.token_dim = unet["cross_attention_dim"]
         self.num_tokens = self.tokenizer.num_tokens
         self.network = folder.network("unet", loading)
@@ -59,15 +58,10 @@ class StableDiffusion(Prior):
         return self.folder.digest("vae", "text_encoder", "tokenizer")
 
     def encode_image(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        vae: Any = self.parts["vae"]
-        encoded = vae.encode(x_BCHW)
-        if isinstance(vae, AutoencoderTiny):
-            return encoded.latents * self.latent_scale, torch.zeros_like(encoded.latents)
-        return encoded.latent_dist.mean * self.latent_scale, encoded.latent_dist.std * self.latent_scale
+        return autoencoder.encode(self.parts["vae"], x_BCHW)
 
     def decode(self, z_BCHW: Tensor) -> Tensor:
-        vae: Any = self.parts["vae"]
-        return vae.decode(z_BCHW / self.latent_scale).sample.clamp(-1, 1)
+        return autoencoder.decode(self.parts["vae"], z_BCHW)
 
     def encode_text(self, captions: Sequence[str]) -> Cond:
         ids_BL, _ = self.tokenizer.ids(captions)

@@ -60,7 +60,7 @@ class Job:
 
 def load_prior(config: PriorConfig, meta: bool = False) -> Prior:
     """The prior of a configuration, its weights held as that says; with ``meta`` without weights."""
-    return open_prior(config.prior, Loading(config.base_precision, config.precision, meta))
+    return open_prior(config.prior, Loading(config.base_precision, config.precision, meta, config.image_px))
 
 
 def build_method(config: MethodConfig, device: torch.device) -> Method:
