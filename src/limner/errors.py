@@ -5,7 +5,8 @@
     ├── DataError        a picture, a caption, a folder
     ├── PriorError       a model folder that is missing a part
     ├── RunError         a run folder that is missing, damaged or of another configuration
-    └── TrainingError    the run cannot go on (a non-finite loss)
+    ├── TrainingError    the run cannot go on (a non-finite loss)
+    └── ExportError      a layout that cannot hold the model, or a written file that does not do what the run did
 
 One sentence says what is wrong and names the file; ``hint`` says what to do about it.
 """
@@ -42,6 +43,10 @@ class RunError(LimnerError):
 
 class TrainingError(LimnerError):
     """Training cannot go on."""
+
+
+class ExportError(LimnerError):
+    """A layout that cannot hold the model, or a written file that does not do what the run did."""
 
 
 def first_line(error: BaseException) -> str:
