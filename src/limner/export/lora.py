@@ -20,7 +20,7 @@ from torch import Tensor
 
 from limner.errors import ExportError
 from limner.export.adapter import Adapter
-from limner.export.names import Home, homes
+from limner.priors.names import Home, homes
 
 Tensors = dict[str, Tensor]
 

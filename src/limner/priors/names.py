@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from limner.errors import ExportError
-from limner.export.unet import unet_homes
+from limner.priors.unet_names import unet_homes
 
 Table = dict[str, str]
 
