@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
 def _varies(given: dict[str, Any]) -> int:
@@ -83,19 +83,32 @@ class AdapterConfig(Closed):
         (), description="names, or ends of names, of the layers that get an adapter, such as to_q,to_v; default: the "
         "family's own"
     )  # fmt: skip
-    rank: int = Field(16, ge=1, description="of the adapter")
+    rank: int = Field(16, ge=1, description="of the adapter; of oft the side of its blocks (docs/adapters.md)")
     alpha: float | None = Field(
-        None, gt=0, description="the adapter's output is multiplied by alpha / rank; default: the rank, so by 1"
+        None,
+        gt=0,
+        validate_default=True,
+        description="the adapter's output is multiplied by alpha / rank; default: the rank, so by 1; oft has none",
     )
-    start_from: Path | None = Field(None, description="an adapter's file or a run to go on from, instead of from zero")
+    start_from: Path | None = Field(
+        None, description="an adapter's file or a run to go on from; its rank, alpha and layers are kept"
+    )
     adapters: tuple[str, ...] = Field(
-        (), description="adapter files to merge into the prior before it learns, each FILE or FILE:SCALE"
+        (), description="adapter files or runs to merge into the prior before it learns, each FILE or FILE:SCALE"
     )
 
     @field_validator("adapter_targets", "adapters", mode="before")
     @classmethod
     def _words(cls, given: Any) -> Any:
         return [word.strip() for word in given.split(",") if word.strip()] if isinstance(given, str) else given
+
+    @field_validator("alpha")
+    @classmethod
+    def _alpha_is_said(cls, given: float | None, info: ValidationInfo) -> float | None:
+        kind, rank = info.data.get("adapter"), info.data.get("rank")
+        if kind == "oft" and given is not None:
+            raise ValueError("oft turns the weights and has no alpha: leave it out")
+        return float(rank) if given is None and rank and kind not in ("full", "oft") else given
 
 
 class PriorConfig(AdapterConfig):
@@ -126,6 +139,12 @@ class PriorConfig(AdapterConfig):
             raise ValueError(f"base_precision {self.base_precision} needs an adapter: weights that learn stay fp32")
         if self.adapter == "full" and (self.start_from or self.adapter_targets):
             raise ValueError("start_from and adapter_targets are for an adapter, and adapter is 'full'")
+        if self.start_from and self.adapter_targets:
+            raise ValueError("start_from brings its own layers, and adapter_targets names others")
+        if self.adapters and self.base_precision in ("int8", "nf4"):
+            raise ValueError(
+                f"adapters are merged into weights, which cannot be done where base_precision is {self.base_precision}"
+            )
         if self.offload and self.device_map != "off":
             raise ValueError("offload and device_map exclude each other")
         return self
@@ -169,6 +188,8 @@ class MethodConfig(DataConfig, PriorConfig):
     def _check(self) -> Self:
         if self.warmup_steps >= self.steps and self.steps > 1:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be smaller than steps ({self.steps})")
+        if self.adapters and self.from_scratch:
+            raise ValueError("adapters are merged into the prior's weights, and from_scratch throws those away")
         if self.adapter != "full" and self.from_scratch:
             raise ValueError("from_scratch needs adapter=full: an adapter of random weights learns nothing")
         return self
