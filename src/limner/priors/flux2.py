@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from limner.priors import autoencoder
 from limner.priors.base import Parts, Prior, widen_linear
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
@@ -66,8 +67,8 @@ class Flux2KleinPrior(Prior):
         transformer, vae, scheduler = (folder.config(part) for part in ("transformer", "vae", "scheduler"))
         self.folder, self.source = folder, folder.path
         self.tokenizer = ChatTokenizer(folder, "tokenizer", NUM_TOKENS, thinking=False)
-        self.image_px = vae["sample_size"]
-        self.multiple_px = 2 ** len(vae["block_out_channels"])
+        self.multiple_px = 2 * autoencoder.pixels_a_cell(vae)
+        self.image_px = loading.side_px(vae["sample_size"], self.multiple_px)
         side = self.image_px // self.multiple_px
         self.latent_CHW = (transformer["in_channels"], side, side)
         dynamic = scheduler.get("use_dynamic_shifting", False)

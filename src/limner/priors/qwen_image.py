@@ -52,11 +52,13 @@ class QwenImagePrior(Prior):
         self.folder, self.source = folder, folder.path
         self.tokenizer = folder.tokenizer("tokenizer", NUM_BEFORE + NUM_TOKENS)
         pixels_a_cell = 2 ** len(vae["temperal_downsample"])
-        self.image_px, self.multiple_px = SIDE_CELLS * pixels_a_cell, 2 * pixels_a_cell
-        self.latent_CHW = (vae["z_dim"], SIDE_CELLS, SIDE_CELLS)
+        self.multiple_px = 2 * pixels_a_cell
+        self.image_px = loading.side_px(SIDE_CELLS * pixels_a_cell, self.multiple_px)
+        side = self.image_px // pixels_a_cell
+        self.latent_CHW = (vae["z_dim"], side, side)
         self.latent_shift_C11 = torch.tensor(vae["latents_mean"]).view(-1, 1, 1)
         self.latent_std_C11 = torch.tensor(vae["latents_std"]).view(-1, 1, 1)
-        self.path = flow_of(folder.config("scheduler"), (SIDE_CELLS // 2) ** 2)
+        self.path = flow_of(folder.config("scheduler"), (side // 2) ** 2)
         self.token_dim, self.num_tokens = transformer["joint_attention_dim"], NUM_TOKENS
         self.network = folder.network("transformer", loading)
         self.parts = Parts(

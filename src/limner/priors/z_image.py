@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limner.priors import autoencoder
 from limner.priors.base import Parts, Prior, widen_linear
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
@@ -40,11 +41,12 @@ class ZImagePrior(Prior):
         transformer, vae = folder.config("transformer"), folder.config("vae")
         self.folder, self.source = folder, folder.path
         self.tokenizer = ChatTokenizer(folder, "tokenizer", NUM_TOKENS, thinking=True)
-        pixels_a_cell = 2 ** (len(vae["block_out_channels"]) - 1)
-        self.image_px, self.multiple_px = vae["sample_size"], 2 * pixels_a_cell
+        pixels_a_cell = autoencoder.pixels_a_cell(vae)
+        self.multiple_px = 2 * pixels_a_cell
+        self.image_px = loading.side_px(vae["sample_size"], self.multiple_px)
         side = self.image_px // pixels_a_cell
         self.latent_CHW = (transformer["in_channels"], side, side)
-        self.latent_scale, self.latent_shift = vae["scaling_factor"], vae["shift_factor"]
+        _, self.latent_scale = autoencoder.shift_and_scale(vae)
         self.path = flow_of(folder.config("scheduler"), (side // 2) ** 2)
         self.token_dim, self.num_tokens = transformer["cap_feat_dim"], NUM_TOKENS
         self.network = folder.network("transformer", loading)
@@ -56,13 +58,10 @@ class ZImagePrior(Prior):
         return self.folder.digest("vae", "text_encoder", "tokenizer")
 
     def encode_image(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        vae: Any = self.parts["vae"]
-        latent = vae.encode(x_BCHW).latent_dist
-        return (latent.mean - self.latent_shift) * self.latent_scale, latent.std * self.latent_scale
+        return autoencoder.encode(self.parts["vae"], x_BCHW)
 
     def decode(self, z_BCHW: Tensor) -> Tensor:
-        vae: Any = self.parts["vae"]
-        return vae.decode(z_BCHW / self.latent_scale + self.latent_shift).sample.clamp(-1, 1)
+        return autoencoder.decode(self.parts["vae"], z_BCHW)
 
     def encode_text(self, captions: Sequence[str]) -> Cond:
         ids_BL, mask_BL = self.tokenizer.ids(captions)
