@@ -171,16 +171,6 @@ class UNet(nn.Module):
         """Keep no activations within a stage; the backward pass computes them again."""
         self.gradient_checkpointing = True
 
-    def widen_input(self, num_channels: int) -> None:
-        """Read ``num_channels`` more input planes, with weights of zero."""
-        old = self.input_blocks[0][0]  # type: ignore[index]  # a Stage
-        new = nn.Conv2d(old.in_channels + num_channels, old.out_channels, 3, padding=1)
-        with torch.no_grad():
-            new.weight.zero_()[:, : old.in_channels] = old.weight
-        new.bias = old.bias
-        self.input_blocks[0][0] = new.to(old.weight)  # type: ignore[index]
-        self.config = replace(self.config, in_channels=new.in_channels)
-
 
 def _waves(timestep_B: Tensor, dim: int) -> Tensor:
     """Cosines, then sines, of the timestep at rates from 1 down to nearly 1/10000 (Vaswani et al. 2017), (B, dim)."""

@@ -9,6 +9,7 @@ from limner import find
 from limner.errors import ConfigError, PriorError
 from limner.priors.base import Prior
 from limner.priors.folder import PLAIN, DiffusersFolder, Loading
+from limner.priors.glide_files import is_glide
 
 # Class of the denoiser -> where its family lives. SDXL has the same UNet class as Stable Diffusion, and says so itself.
 FAMILIES = {
@@ -23,14 +24,17 @@ FAMILIES = {
 
 
 def open_prior(name: str, loading: Loading = PLAIN) -> Prior:
-    """A prior by name from 'limner list', a diffusers folder, or whatever else a user may have.
+    """A prior by name from 'limner list', a diffusers folder, or GLIDE's files.
 
     Raises:
         ConfigError: no such name or folder.
         PriorError: a folder that is incomplete or of no known family.
     """
-    if name not in find.names("prior") and Path(name).is_dir():
-        return from_folder(Path(name), loading)
+    if name not in find.names("prior"):
+        if is_glide(Path(name)):
+            return importlib.import_module("limner.priors.glide").GlidePrior(Path(name), loading)
+        if Path(name).is_dir():
+            return from_folder(Path(name), loading)
     try:
         return find.load("prior", name)(loading)
     except ConfigError as error:
