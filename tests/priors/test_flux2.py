@@ -54,6 +54,14 @@ def test_text(pair: tuple[Any, Prior]) -> None:
     checks.assert_room_is_true(pair[1])
 
 
+@torch.no_grad()
+def test_a_long_caption_is_cut_where_the_pipeline_cuts_it(pair: tuple[Any, Prior]) -> None:
+    pipeline, prior = pair
+    caption = "q" * 600
+    expected = pipeline.encode_prompt([caption])[0]
+    torch.testing.assert_close(prior.encode_text([caption]).tokens_BLD, expected)
+
+
 def test_what_learns(pair: tuple[Any, Prior]) -> None:
     checks.assert_every_weight_learns(pair[1])
     # A block of two streams has four layers for the picture, one of a single stream has two for both.

@@ -5,6 +5,7 @@ from typing import Any
 
 import family_checks as checks
 import pytest
+import torch
 from family_checks import PROMPTS
 
 from limner.errors import PriorError
@@ -44,6 +45,14 @@ def test_text(pair: tuple[Any, Prior]) -> None:
     checks.assert_rows_stand_alone(pair[1])
     checks.assert_padding_is_not_read(pair[1])
     checks.assert_room_is_true(pair[1])
+
+
+@torch.no_grad()
+def test_a_long_caption_is_cut_where_the_pipeline_cuts_it(pair: tuple[Any, Prior]) -> None:
+    pipeline, prior = pair
+    caption = "q" * 600
+    expected = torch.stack(pipeline.encode_prompt([caption], do_classifier_free_guidance=False)[0])
+    torch.testing.assert_close(prior.encode_text([caption]).tokens_BLD, expected)
 
 
 def test_what_learns(pair: tuple[Any, Prior]) -> None:
