@@ -166,9 +166,9 @@ class Prior(ABC):
         """Choose what of the network learns: every weight ('full') or an addition to some ('lora' and its kin).
 
         Raises:
-            PriorError: a module to adapt that the network does not have.
+            PriorError: see ``adapters.adapt``.
         """
-        self.network = adapters.adapt(self.network, config, self.adapter_targets)
+        self.network = adapters.adapt(self.network, config, self.adapter_targets, self.family)
         return self.network
 
     def to(self, device: torch.device | str) -> Prior:
