@@ -12,6 +12,7 @@ processes. They run in turn (limner, peer, limner, peer, ...), each time in a pr
 
     s/step     wall time from one optimiser step to the next, so with data, logging and all: the median after warm-up,
                and of the rounds the median
+    CPU s/step the processor time of all threads for it, which other work on the machine disturbs less
     ratio      peer over limner
     start-up   from starting the process to the end of the first optimiser step; cold is the first round, in which
                limner fills its cache and the script its table of pictures, warm the median of the later ones
@@ -46,12 +47,13 @@ os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", HF_HUB_OFFLINE="1", DIF
 import torch
 from peers.priors import MAKERS
 from PIL import Image, ImageFilter
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from limner import find, run
 from limner.data.builtin.subjects import subjects
 from limner.data.load import Schedule, batches
 from limner.data.prepare import load_uint8
+from limner.priors.base import Prior
 from limner.train.optim import Learner
 
 HERE = Path(__file__).parent
@@ -210,6 +212,7 @@ def compare(job: Job, at: Setting, scripts: Path | None, rounds: int, warmup: in
     if scripts is not None:
         ours, theirs = figures["limner"], figures["peer"]
         figures["ratio"] = theirs["step_s"] / ours["step_s"]
+        figures["cpu_ratio"] = theirs["step_cpu_s"] / ours["step_cpu_s"]
         figures["ratio_by_round"] = [
             b / a for a, b in zip(ours["step_s_by_round"], theirs["step_s_by_round"], strict=True)
         ]
@@ -220,18 +223,20 @@ def compare(job: Job, at: Setting, scripts: Path | None, rounds: int, warmup: in
 
 def summary(rounds: list[dict[str, Any]], warmup: int) -> dict[str, Any]:
     """Medians of what ``timed`` saw in each round."""
-    steps_s = []
-    for one in rounds:
-        stamps_s = one["stamps_s"][warmup:]
-        steps_s.append(statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps_s)))
+    steps_s, cpu_s = ([median_difference(one[name][warmup:]) for one in rounds] for name in ("stamps_s", "cpu_s"))
     starts_s = [one["stamps_s"][0] for one in rounds]
     return {
         "step_s": statistics.median(steps_s),
         "step_s_by_round": steps_s,
+        "step_cpu_s": statistics.median(cpu_s),
         "cold_start_s": starts_s[0],
         "warm_start_s": statistics.median(starts_s[1:] or starts_s),
         "peak_mb": statistics.median(one["peak_mb"] for one in rounds),
     }
+
+
+def median_difference(stamps_s: list[float]) -> float:
+    return statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps_s))
 
 
 class Stopwatch:
@@ -282,7 +287,7 @@ def where(job: Job, at: Setting, warmup: int) -> dict[str, Any]:
                 for name in update.names:
                     learners[name].apply(number)
 
-    with FlopCounterMode(display=False) as counted:
+    with counting() as counted:
         step(0)
     watch.parts_s.clear()
     for number in range(1, at.steps + 1):
@@ -293,7 +298,8 @@ def where(job: Job, at: Setting, warmup: int) -> dict[str, Any]:
         for name, some in watch.parts_s.items()
     }
     parts_s = {name: statistics.median(some[warmup:]) for name, some in each_s.items()}
-    return {"parts_s": parts_s, "gflop": counted.get_total_flops() / 1e9}
+    figures = {"parts_s": parts_s, "gflop": counted.get_total_flops() / 1e9}
+    return figures | {"encoding_gflop": encoding_gflop(made.method.prior, at)}
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:
@@ -311,14 +317,27 @@ def matrix_rate(device: torch.device, precision: str) -> float:
     return 2 * side**3 / best_s / 1e9
 
 
-def encoding_gflop(job: Job, at: Setting) -> float:
+def encoding_gflop(prior: Prior, at: Setting) -> float:
     """What a script computes again in every step, and limner once: latents of the pictures, and embedded captions."""
-    prior = run.load_prior(str(at.prior)).to(run.job.device())
     pictures_BCHW = torch.zeros(at.batch_size, 3, at.size_px, at.size_px, device=prior.device)
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
+    with counting() as counted, torch.no_grad():
         prior.encode_image(pictures_BCHW)
         prior.encode_text([PROMPT] * at.batch_size)
     return counted.get_total_flops() / 1e9
+
+
+def counting() -> FlopCounterMode:
+    """Counts matrix products, convolutions and attention; torch leaves out its attention for CPUs."""
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+                lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+            ),
+        },
+    )
 
 
 def why_not(name: str, job: Job, prior: str) -> str:
@@ -336,17 +355,16 @@ def tell(title: str, row: dict[str, Any], given: argparse.Namespace) -> None:
     if "why_not" in row:
         print(f"  not run: {row['why_not']}")
         return
-    print(f"  {'':8}{'s/step':>9}{'cold start s':>14}{'warm start s':>14}{'peak MB':>9}   s/step by round")
+    columns = {"s/step": "step_s", "CPU s/step": "step_cpu_s", "cold start s": "cold_start_s"}
+    columns |= {"warm start s": "warm_start_s", "peak MB": "peak_mb"}
+    print(" " * 8 + "".join(f"{name:>14}" for name in columns) + "   s/step by round")
     for arm in ("limner", "peer"):
         if arm in row:
-            one = row[arm]
-            rounds = " ".join(f"{value:.3f}" for value in one["step_s_by_round"])
-            print(
-                f"  {arm:8}{one['step_s']:9.3f}{one['cold_start_s']:14.1f}{one['warm_start_s']:14.1f}"
-                f"{one['peak_mb']:9.0f}   {rounds}"
-            )
+            values = "".join(f"{row[arm][name]:14.{0 if name == 'peak_mb' else 3}f}" for name in columns.values())
+            print(f"  {arm:6}{values}   " + " ".join(f"{value:.3f}" for value in row[arm]["step_s_by_round"]))
     if "ratio" in row:
-        print(f"  ratio {row['ratio']:.2f}   limner is ahead at step {row['ahead_at_step']:.0f}")
+        ahead = f"limner is ahead at step {row['ahead_at_step']:.0f}"
+        print(f"  ratio {row['ratio']:.2f}; of CPU s {row['cpu_ratio']:.2f}; {ahead}")
     whole_s = row["parts_s"]["all"]
     parts = "   ".join(f"{name} {value / whole_s:.1%}" for name, value in row["parts_s"].items() if name != "all")
     print(f"  limner's step in this process: {whole_s:.3f} s: {parts}")
@@ -410,7 +428,6 @@ def main() -> None:
                     row |= compare(job, at, scripts, given.rounds, given.warmup)
                     row |= where(job, at, given.warmup)
                     row |= {"matrix_gflop_per_s": rate, "floor_s": row["gflop"] / rate}
-                    row["encoding_gflop"] = encoding_gflop(job, at)
                 tell(f"{prior}, {job_name}: {batch_size} pictures of {size_px} px, {given.precision}", row, given)
                 rows.append(row)
                 if given.json:

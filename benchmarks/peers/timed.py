@@ -25,6 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 out, steps, since = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 stamps_s: list[float] = []  # since the process was started, of every step; on CUDA of the first, by the host
+cpu_s: list[float] = []  # CPU time of all threads so far, of every step
 events: list[Any] = []
 
 
@@ -35,6 +36,7 @@ def after_step(*_: object) -> None:
         if not stamps_s:
             torch.cuda.synchronize()
     stamps_s.append(time.monotonic() - since)
+    cpu_s.append(time.process_time())
     if len(stamps_s) == steps:
         finish()
 
@@ -47,7 +49,7 @@ def finish() -> None:
         torch.cuda.synchronize()
         stamps_s[1:] = [stamps_s[0] + events[0].elapsed_time(event) / 1e3 for event in events[1:]]
         figures |= {"peak_mb": torch.cuda.max_memory_allocated() / 1e6, "host_peak_mb": figures["peak_mb"]}
-    out.write_text(json.dumps({"stamps_s": stamps_s, **figures}))
+    out.write_text(json.dumps({"stamps_s": stamps_s, "cpu_s": cpu_s, **figures}))
     os._exit(0)
 
 
