@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +113,14 @@ def assert_padding_is_not_read(prior: Prior) -> None:
 
 
 @torch.no_grad()
-def assert_room_is_true(prior: Prior) -> None:
-    """What ``count_tokens`` says is cut off is what the network does not get, and no less."""
+def assert_room_is_true(prior: Prior, unit: str = "q") -> None:
+    """What ``count_tokens`` says is cut off is what the network does not get, and no less; ``unit`` is one token."""
     room = prior.count_tokens("q").room
-    fits, longer = "q" * room, "q" * (room + 5)
+    fits, longer = unit * room, unit * (room + 5)
     assert (prior.count_tokens(fits).num, prior.count_tokens(fits).cut_off) == (room, "")
     assert prior.count_tokens(longer).num == room + 5
     assert prior.count_tokens(longer).cut_off
-    one, two, less = prior.encode_text([fits, longer, "q" * (room - 1) + "z"]).tokens_BLD
+    one, two, less = prior.encode_text([fits, longer, unit * (room - 1) + "z"]).tokens_BLD
     assert torch.equal(one, two)
     assert not torch.equal(one, less)
 
@@ -161,6 +162,37 @@ def assert_wider_input_is_heard_in_place(prior: Prior, copy_weights: Callable[[A
     torch.testing.assert_close(prior.predict(x, t_B, cond.with_channels(y)), before, atol=1e-5, rtol=1e-5)
     copy_weights(prior.network)
     torch.testing.assert_close(prior.predict(x, t_B, cond.with_channels(y)), of_the_sum, atol=1e-4, rtol=1e-4)
+
+
+def shown() -> Tensor:
+    """Two condition pictures in [-1, 1]."""
+    return torch.rand(2, 3, PICTURE_PX, PICTURE_PX, generator=torch.Generator().manual_seed(4)) * 2 - 1
+
+
+@torch.no_grad()
+def our_controlled_pictures(prior: Prior, scale: float, num_steps: int = 3) -> Tensor:
+    """Pictures of ``PROMPTS`` and ``shown`` in [0, 1], by a prior that has a control."""
+    control_BCHW = prior.control_input(shown())
+    cond, null = (replace(prior.encode_text(texts), control_BCHW=control_BCHW) for texts in (PROMPTS, ["", ""]))
+    return our_pictures(prior, scale, num_steps=num_steps, predict=guided(prior, cond, null, scale))
+
+
+@torch.no_grad()
+def assert_control_is_heard(prior: Prior) -> None:
+    """A new control changes nothing; with weights of some size it does. The prior's own weights and sizes stay."""
+    cond, t_B, x = prior.encode_text(PROMPTS), torch.tensor([0.3, 0.9]), noise(prior)
+    before, sizes = prior.predict(x, t_B, cond), dict(prior.network.config)
+    control = prior.add_control()
+    assert dict(prior.network.config) == sizes
+    cond = replace(cond, control_BCHW=prior.control_input(shown()))
+    torch.testing.assert_close(prior.predict(x, t_B, cond), before, atol=1e-5, rtol=1e-5)
+    generator = torch.Generator().manual_seed(5)
+    for weight in control.parameters():
+        weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    with_picture = prior.predict(x, t_B, cond)
+    assert (with_picture - before).abs().max() > 0.01
+    other = replace(cond, control_BCHW=prior.control_input(-shown()))
+    assert (prior.predict(x, t_B, other) - with_picture).abs().max() > 1e-3, "the picture is not seen"
 
 
 def assert_meta_knows_its_sizes(prior: Prior) -> None:

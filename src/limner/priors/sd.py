@@ -18,29 +18,34 @@ from limner.priors.base import Parts, Prior, widen_conv
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.types import Cond, Tokens
 
+OTHER_USES = {8: "an instruction-following model", 9: "an inpainting model"}  # by how many channels they read
 
-class StableDiffusion(Prior):
-    """A UNet2DConditionModel over the latents of an AutoencoderKL or AutoencoderTiny, told by a CLIPTextModel.
+
+class UNetPrior(Prior):
+    """What Stable Diffusion 1.x, 2.x and XL share: a UNet2DConditionModel over the latents of an autoencoder.
+
+    Args:
+        text_encoders: the parts that read captions, in the order of ``tokenizers``.
 
     Raises:
-        PriorError: a part is missing or is of a kind not supported.
+        PriorError: a part is missing or is of a kind not supported, or the UNet is none that draws from words alone.
     """
 
-    family = "sd"
     component = "unet"
     adapter_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
-    def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
-        folder.need(unet=("UNet2DConditionModel",), text_encoder=("CLIPTextModel",), vae=autoencoder.KINDS)
-        folder.need(tokenizer=(), scheduler=())
+    def __init__(self, folder: DiffusersFolder, loading: Loading, text_encoders: Sequence[str]) -> None:
+        folder.need(unet=("UNet2DConditionModel",), vae=autoencoder.KINDS, scheduler=())
         unet, vae = folder.config("unet"), folder.config("vae")
         if unet["in_channels"] != unet["out_channels"]:
+            use = OTHER_USES.get(unet["in_channels"], "a model that reads more than the noisy latent")
+            raise PriorError(f"{folder.path}: the unet is that of {use}.", "give the text-to-image model")
+        if unet.get("time_cond_proj_dim"):
             raise PriorError(
-                f"{folder.path}: the unet reads more than the noisy latent.", "give the text-to-image model"
+                f"{folder.path}: the unet is that of a model distilled for few steps.", "give the model it was made of"
             )
         self.folder, self.source = folder, folder.path
         self.path = path_of(folder.config("scheduler"))
-        self.tokenizer = folder.tokenizer("tokenizer")
         self.pixels_a_cell = autoencoder.pixels_a_cell(vae)
         self.multiple_px = self.pixels_a_cell * 2 ** (len(unet["block_out_channels"]) - 1)
         self.image_px = loading.side_px(unet["sample_size"] * self.pixels_a_cell, self.multiple_px)
@@ -48,14 +53,16 @@ class StableDiffusion(Prior):
         self.latent_CHW = (vae["latent_channels"], side, side)
         _, self.latent_scale = autoencoder.shift_and_scale(vae)
         self.token_dim = unet["cross_attention_dim"]
-        self.num_tokens = self.tokenizer.num_tokens
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in text_encoders]
+        self.tokenizers = [folder.tokenizer(name) for name in tokenizers]
+        self.num_tokens = self.tokenizers[0].num_tokens
         self.network = folder.network("unet", loading)
-        self.parts = Parts(
-            {"vae": folder.part("vae"), "text_encoder": folder.part("text_encoder", DTYPES[loading.text])}
-        )
+        encoders = {name: folder.part(name, DTYPES[loading.text]) for name in text_encoders}
+        self.parts = Parts({"vae": folder.part("vae"), **encoders})
+        self._encoding = ("vae", *text_encoders, *tokenizers)
 
     def encoders_digest(self) -> str:
-        return self.folder.digest("vae", "text_encoder", "tokenizer")
+        return self.folder.digest(*self._encoding)
 
     def encode_image(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return autoencoder.encode(self.parts["vae"], x_BCHW)
@@ -63,24 +70,30 @@ class StableDiffusion(Prior):
     def decode(self, z_BCHW: Tensor) -> Tensor:
         return autoencoder.decode(self.parts["vae"], z_BCHW)
 
-    def encode_text(self, captions: Sequence[str]) -> Cond:
-        ids_BL, _ = self.tokenizer.ids(captions)
-        return Cond(self.parts["text_encoder"](ids_BL.to(self.parts.device)).last_hidden_state.float())
-
     def count_tokens(self, caption: str) -> Tokens:
-        return self.tokenizer.count(caption)
+        return self.tokenizers[0].count(caption)
+
+    def told(self, cond: Cond, height_px: int, width_px: int) -> dict[str, Any]:
+        """What the UNet is told of a picture of this size beside the noisy latent and the time, as its arguments."""
+        return {"encoder_hidden_states": cond.tokens_BLD}
 
     def predict(self, x_t_BCHW: Tensor, t_B: Tensor, cond: Cond) -> Tensor:
         if cond.channels_BCHW is not None:
             x_t_BCHW = torch.cat([x_t_BCHW, cond.channels_BCHW], dim=1)
         timestep = self.path.timestep(t_B)
-        told = {"encoder_hidden_states": cond.tokens_BLD}
+        told = self.told(cond, *(side * self.pixels_a_cell for side in x_t_BCHW.shape[2:]))
         if self.control is not None:
-            told |= steer(self.control, x_t_BCHW, timestep, cond, told)
+            down, middle = self.control(
+                x_t_BCHW, timestep, controlnet_cond=cond.control_BCHW, **told, return_dict=False
+            )
+            told |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.network(x_t_BCHW, timestep, **told, return_dict=False)[0]
 
     def add_control(self) -> nn.Module:
-        self.control = unet_control(self.network, self.pixels_a_cell)
+        # Of the stock widths as many as there are halvings from a picture to its latent.
+        widths = (16, 32, 96, 256)[: self.pixels_a_cell.bit_length()]
+        network: Any = self.network
+        self.control = ControlNetModel.from_unet(network, conditioning_embedding_out_channels=widths)
         return self.control
 
     def widen_input(self, num_channels: int) -> None:
@@ -89,29 +102,43 @@ class StableDiffusion(Prior):
         network.register_to_config(in_channels=network.conv_in.in_channels)
 
 
-def unet_control(unet: Any, pixels_a_cell: int) -> nn.Module:
-    """The stock ControlNet of a UNet; its picture has ``pixels_a_cell`` pixels for each cell of the latent."""
-    halvings = pixels_a_cell.bit_length() - 1
-    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 96, 256)[: halvings + 1])
+class StableDiffusion(UNetPrior):
+    """A UNet2DConditionModel over the latents of an AutoencoderKL or AutoencoderTiny, told by a CLIPTextModel.
 
+    Raises:
+        PriorError: a part is missing or is of a kind not supported.
+    """
 
-def steer(control: nn.Module, x_t_BCHW: Tensor, timestep_B: Tensor, cond: Cond, told: dict[str, Any]) -> dict[str, Any]:
-    """What a control says to its UNet, as arguments of the UNet."""
-    down, middle = control(x_t_BCHW, timestep_B, controlnet_cond=cond.control_BCHW, **told, return_dict=False)
-    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    family = "sd"
+
+    def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
+        folder.need(text_encoder=("CLIPTextModel",), tokenizer=())
+        super().__init__(folder, loading, ["text_encoder"])
+
+    def encode_text(self, captions: Sequence[str]) -> Cond:
+        ids_BL, _ = self.tokenizers[0].ids(captions)
+        return Cond(self.parts["text_encoder"](ids_BL.to(self.parts.device)).last_hidden_state.float())
 
 
 def path_of(scheduler: dict[str, Any]) -> paths.Path:
     """The path that a scheduler_config.json describes.
 
     Raises:
-        PriorError: a prediction type that is none of epsilon, v_prediction and flow.
+        PriorError: a prediction type that is none of epsilon, v_prediction and flow, or noise that is not a table's.
     """
     if scheduler["_class_name"].startswith("FlowMatch"):
         return paths.Flow(scheduler.get("shift", 1.0))
+    if "sigma_data" in scheduler:
+        raise PriorError(f"scheduler: the noise of {scheduler['_class_name']} is not supported.", "known: tables, flow")
     kinds = {"epsilon": paths.Eps, "v_prediction": paths.V}
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in kinds:
         raise PriorError(f"prediction_type '{kind}' is not supported.", "known: " + ", ".join(kinds))
     # Any scheduler's betas are read by DDIM's: the names of the fields are the same across diffusers.
-    return kinds[kind](DDIMScheduler.from_config(scheduler).alphas_cumprod)
+    alphas_cumprod = DDIMScheduler.from_config(scheduler).alphas_cumprod
+    try:
+        return kinds[kind](alphas_cumprod)
+    except ValueError as error:
+        raise PriorError(
+            f"scheduler: {error}.", "set rescale_betas_zero_snr to false, or give a v_prediction"
+        ) from None
