@@ -176,11 +176,16 @@ def _method_in(file: str | bool | None) -> str | None:
 @click.option("--eta", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="ddim's noise; 0 is none")
 @click.option("--seed", default=0, show_default=True, help="the same seed draws the same pictures")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the pictures; default: RUN/pictures")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="FILE[:SCALE]", help="a LoRA or its kin to add; repeatable"
+)
+@click.option("--scale", default=1.0, show_default=True, help="of the run's own adapter; 0 is without it")
 def sample(run_folder: Path, prompts: tuple[str, ...], inputs: tuple[Path, ...], **options: Any) -> None:
     """Draw pictures with a trained RUN.
 
     \b
     limner sample runs/piti-fluent --prompt "a 3D fox" --input sketch.png --n 4
+    limner sample runs/fox --prompt "a fox" --adapter style.safetensors:0.7 --scale 0.8
     """
     if not prompts and not inputs:
         raise ConfigError("nothing to draw.", 'give --prompt "..." or --input sketch.png')

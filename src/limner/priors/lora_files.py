@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from limner.config import read_yaml
 from limner.errors import PriorError
-from limner.priors.folder import read_json
+from limner.priors.files import read_json
 from limner.priors.lora_layers import KINDS, Layer, places, split
 
 KEY = re.compile(
@@ -58,16 +58,10 @@ SIGNS = (
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter as it lies on disk.
-
-    Attributes:
-        layers: by the network's own names.
-        num_text: tensors for text encoders, which were left out.
-    """
+    """An adapter as it lies on disk; its layers have the network's own names."""
 
     path: Path
     layers: dict[str, Layer]
-    num_text: int
 
 
 def read(path: Path, network: nn.Module, family: str) -> AdapterFile:
@@ -83,7 +77,7 @@ def read(path: Path, network: nn.Module, family: str) -> AdapterFile:
 
         tensors = FluxPipeline.lora_state_dict(tensors)
     about = _about(file, header)
-    given, num_text = _by_module(file, tensors, {name for name, _ in network.named_buffers()})
+    given = _by_module(file, tensors, {name for name, _ in network.named_buffers()})
     known = places(network, family)
     if strange := sorted(given.keys() - known.keys()):
         more = f", nor do {len(strange) - 1} others of its {len(given)}" if len(strange) > 1 else ""
@@ -95,7 +89,13 @@ def read(path: Path, network: nn.Module, family: str) -> AdapterFile:
             layers |= split(layer, known[module], about)
         except ValueError as error:
             raise PriorError(f"{file}: '{module}' {error}.", _guess(tensors, family)) from None
-    return AdapterFile(file, layers, num_text)
+    return AdapterFile(file, layers)
+
+
+def num_text(path: Path) -> int:
+    """How many of a file's tensors are for text encoders, which ``read`` leaves out."""
+    with safe_open(find(path), framework="pt") as opened:
+        return sum(bool(TEXT.match(key)) for key in opened.keys())  # noqa: SIM118
 
 
 def find(path: Path) -> Path:
@@ -143,34 +143,31 @@ def _about(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in said.items() if not key.startswith("text_encoder")}
 
 
-def _by_module(
-    file: Path, tensors: Mapping[str, Tensor], buffers: Iterable[str]
-) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """(module as the file names it, without prefix -> part -> tensor; how many tensors are for text encoders)."""
+def _by_module(file: Path, tensors: Mapping[str, Tensor], buffers: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """Module as the file names it, without prefix -> part under peft's name -> tensor."""
     given: dict[str, dict[str, Tensor]] = {}
-    num_text = 0
     strange = []
     for key, tensor in tensors.items():
         found = KEY.fullmatch(key)
         if TEXT.match(key):
-            num_text += 1
-        elif found and found[2] == "dora_scale" and tensor.shape[0] == 1 < tensor.numel():
+            continue
+        if found and found[2] == "dora_scale" and tensor.shape[0] == 1 < tensor.numel():
             raise PriorError(f"{file}: '{key}' has a number for each input.", "only DoRA by outputs can be used")
-        elif found:
-            part = PEFT_NAMES.get(found[2], found[2])
+        if found:
             module = PREFIX.sub("", found[1]).replace(".processor.", ".")
-            given.setdefault(module, {})[part] = tensor
+            given.setdefault(module, {})[PEFT_NAMES.get(found[2], found[2])] = tensor
         elif PREFIX.sub("", key) not in buffers and not key.endswith((".rows", ".cols")):  # a run keeps those, too
             strange.append(key)
     if not given:
-        what = "only a text encoder's adapter" if num_text else "no adapter"
+        what = "only a text encoder's adapter" if len(strange) < len(tensors) else "no adapter"
         raise PriorError(f"{file} holds {what}.", "give a LoRA, DoRA, LoKr, LoHa or OFT; a whole model is a --prior")
     if strange:
+        more = f", nor are {len(strange) - 1} others" if len(strange) > 1 else ""
         raise PriorError(
-            f"{file}: '{strange[0]}' is no part of a LoRA, DoRA, LoKr, LoHa or OFT, nor are {len(strange) - 1} others.",
+            f"{file}: '{strange[0]}' is no part of a LoRA, DoRA, LoKr, LoHa or OFT{more}.",
             "only what is an adapter and nothing else can be used as one",
         )
-    return given, num_text
+    return given
 
 
 def _scale(module: str, parts: Mapping[str, Tensor], about: Mapping[str, Any]) -> float:

@@ -22,6 +22,7 @@ from limner.methods.base import Method
 from limner.priors.base import Prior
 from limner.priors.folder import Loading
 from limner.priors.open import open_prior
+from limner.run import adapters
 from limner.run.data import load_splits, needs_of, recipe_of, refuse
 from limner.train import checkpoint, progress
 from limner.types import Dice, Sample
@@ -44,7 +45,7 @@ def resolve(method: str, flags: dict[str, Any], file: Path | None = None) -> Met
     config = resolve_config(kind, {**flags, "method": method}, file)
     if config.out is None:
         config = config.model_copy(update={"out": Path("runs") / f"{Path(method).stem}-{Path(config.data).stem}"})
-    return config
+    return adapters.settle(config, lambda: load_prior(config, meta=True))
 
 
 @dataclass
@@ -70,6 +71,7 @@ def build_method(config: MethodConfig, device: torch.device) -> Method:
     """
     meta = device.type == "meta"
     prior = load_prior(config, meta)
+    adapters.merge(prior, config.adapters)
     if not meta:
         prior.to(device)
     if config.from_scratch and not meta:
@@ -129,12 +131,10 @@ def open_run(run: Path, device: torch.device) -> tuple[MethodConfig, Method, int
         raise RunError(f"{run} is not a run folder.", "give the folder that 'limner train' wrote")
     values = read_yaml(run / "config.yaml")
     config = resolve(values.pop("method", ""), values)
-    done = checkpoint.all_of(run / "checkpoints")
-    if not done:
+    adapters.refuse_changed(run, config)
+    chosen = checkpoint.to_open(run / "checkpoints")
+    if chosen is None:
         raise RunError(f"{run} has no checkpoint yet.", "let the training reach its first save_every steps")
-    _, state = checkpoint.read(done[-1], files=())
-    best = checkpoint.best(run / "checkpoints", state)
-    chosen = checkpoint.at(run / "checkpoints", best["step"]) if best else done[-1]
     files, state = checkpoint.read(chosen, files=("ema",))
     method = build_method(config, device)
     for name, module in method.learns().items():

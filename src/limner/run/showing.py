@@ -14,6 +14,8 @@ from limner.data.pixels import Look, Pixels
 from limner.data.prepare import to_uint8
 from limner.errors import ConfigError
 from limner.methods.base import Method
+from limner.priors.adapters import rescale
+from limner.run import adapters as run_adapters
 from limner.run.data import recipe_of
 from limner.run.job import device, open_run
 from limner.sampling.images import save_png, to_pil
@@ -33,6 +35,8 @@ def sample(
     eta: float = 0.0,
     seed: int = 0,
     out: Path | None = None,
+    adapters: Sequence[str] = (),
+    scale: float = 1.0,
 ) -> list[Path]:
     """Draw ``num_images`` pictures for each input with each prompt; returns the files, PNGs that carry their settings.
 
@@ -40,6 +44,8 @@ def sample(
         inputs: condition pictures (a sketch); where the run's condition is computed, any picture to compute it from.
         guidance_scale, guidance: see ``sampling.guidance``; None takes the run's own.
         out: folder; default RUN/pictures.
+        adapters: files or runs, each FILE or FILE:SCALE, that are added to the run's weights.
+        scale: of the run's own adapter; 0 is without it.
 
     Raises:
         ConfigError: a prompt or an input that the run needs, or cannot use.
@@ -47,6 +53,10 @@ def sample(
     """
     run = Path(run)
     config, method, step = open_run(run, device())
+    if scale != 1:
+        rescale(method.prior.network, scale)
+    run_adapters.merge(method.prior, adapters)
+    run_adapters.tell(adapters)
     guidance_scale, guidance = guidance_scale or config.guidance_scale, guidance or config.guidance
     if method.condition_px and not inputs:
         raise ConfigError(f"{run} turns pictures into pictures and needs one.", "give --input sketch.png")
@@ -70,6 +80,7 @@ def sample(
         )
         settings = {"run": str(run), "step": step, "prompt": prompt, "input": str(file or ""), "seed": seed}
         settings |= {"steps": steps, "guidance_scale": guidance_scale, "guidance": guidance, "solver": solver}
+        settings |= {"adapters": ", ".join(adapters), "scale": scale}
         # Other settings, another name: nothing drawn before is overwritten.
         name = hashlib.sha256(repr((settings, eta)).encode()).hexdigest()[:8]
         for i, picture in enumerate(to_pil(to_uint8(pictures))):

@@ -1,6 +1,6 @@
 """A run from its first step to its last, in a folder that is its whole story.
 
-RUN/  config.yaml  data.json  log.jsonl  energy.jsonl  tensorboard/  samples/  checkpoints/
+RUN/  config.yaml  data.json  adapters.json  log.jsonl  energy.jsonl  tensorboard/  samples/  checkpoints/
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from limner.data.load import Schedule, batches
 from limner.data.prepare import to_uint8
 from limner.errors import RunError
 from limner.evaluate.report import write_text
+from limner.priors.adapters import summary
+from limner.run import adapters
 from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
 from limner.sampling.images import contact_sheet, save_png, to_pil
 from limner.train import checkpoint, progress
@@ -48,12 +50,16 @@ def train(config: MethodConfig) -> Path:
     assert config.out is not None
     folder = config.out
     _refuse_another(folder, config)
+    adapters.refuse_changed(folder, config)
     mixed = "no" if config.precision == "fp32" else config.precision
     cpu = device().type == "cpu"
     accelerator = Accelerator(mixed_precision=mixed, cpu=cpu, log_with="tensorboard", project_dir=folder)
     main = accelerator.is_main_process
     job = build(config, accelerator.device)
     if main:
+        adapters.tell(config.adapters, config.start_from)
+        if config.adapter != "full":
+            console.print(summary(job.method.prior.network, config), highlight=False)
         _tell_of_cut_captions(job)
     _read_all(job, accelerator)
     if main:
@@ -117,6 +123,7 @@ def _begin(folder: Path, config: MethodConfig, samples: Sequence[Sample]) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", dump(config))
+        adapters.record(folder, config)
         if samples and not goes_on:  # of a stream they are not known
             write_text(file, json.dumps(now) + "\n")
     except OSError as error:

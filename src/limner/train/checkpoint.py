@@ -82,6 +82,16 @@ def best(folder: Path, state: dict[str, Any]) -> dict[str, float] | None:
     return known if known and at(folder, known["step"]).is_dir() else None
 
 
+def to_open(folder: Path) -> Path | None:
+    """The best of the checkpoints, the last where none was scored, None where there is none."""
+    done = all_of(folder)
+    if not done:
+        return None
+    _, state = read(done[-1], files=())
+    chosen = best(folder, state)
+    return at(folder, chosen["step"]) if chosen else done[-1]
+
+
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
     """Keep the last ``keep`` and the best."""
     for path in all_of(folder)[:-keep]:
