@@ -22,6 +22,7 @@ from limner import run
 from limner.errors import PriorError
 from limner.priors.folder import Loading
 from limner.priors.glide import GlidePrior, GlideUpsampler, condition_encoder
+from limner.priors.glide_files import official
 from limner.priors.glide_net import UNet
 from limner.priors.glide_text import ConditionEncoder, TextTransformer
 from limner.priors.open import open_prior
@@ -34,7 +35,7 @@ UPSAMPLER = replace(TINY, in_channels=6)
 
 
 def openai_state(config: Any) -> dict[str, Tensor]:
-    return {**weigh(UNet(config)).state_dict(), **weigh(TextTransformer(config)).state_dict()}
+    return official({**weigh(UNet(config)).state_dict(), **weigh(TextTransformer(config)).state_dict()})
 
 
 def write_sizes(folder: Path, **changed: Any) -> None:
@@ -58,7 +59,7 @@ def piti(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("piti")
     write_sizes(folder, token_dim=512)
     model = weigh(nn.ModuleDict({"encoder": ConditionEncoder(), "decoder": UNet(replace(TINY, token_dim=512))}))
-    torch.save(model.state_dict(), folder / "base_mask.pt")
+    torch.save(official(model.state_dict()), folder / "base_mask.pt")
     torch.save(model["encoder"].state_dict(), folder / "ema_0.9999_060000.pt")
     return folder
 
@@ -211,8 +212,17 @@ def test_widening_changes_nothing_until_trained_and_scratch_is_new(glide: Path) 
     assert prior.predict(GIVEN["x"], t, cond.with_channels(drawn("more", 2, 2, 16, 16))).abs().sum() == 0
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
-@pytest.mark.parametrize("method", ["finetune", "concat", "piti"])
+@pytest.mark.parametrize(
+    ("method", "adapter"),
+    [
+        ("finetune", "full"),
+        ("finetune", "oft"),
+        ("concat", "full"),
+        ("concat", "lora"),
+        ("piti", "full"),
+        ("piti", "lokr"),
+    ],
+)
 def test_methods_train_on_it(glide: Path, tmp_path: Path, method: str, adapter: str) -> None:
     pairs_folder(tmp_path / "data")
     more = {"encoder_steps": 2, "token_grid": 4, "encoder_layers": 1} if method == "piti" else {}
@@ -232,6 +242,6 @@ def test_methods_train_on_it(glide: Path, tmp_path: Path, method: str, adapter: 
     _, trained, step = run.open_run(folder, torch.device("cpu"))
     assert step == 4 and list((folder / "samples").iterdir())
     names = [name for name, weight in trained.network.named_parameters() if weight.requires_grad]
-    others = {name for name in names if ".lora_" not in name}
+    others = {name for name in names if f".{adapter}_" not in name}
     widened = {"input_blocks.0.0.weight"} if method == "concat" else set()
     assert others == (set(names) if adapter == "full" else widened)

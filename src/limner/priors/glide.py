@@ -45,7 +45,7 @@ class GlidePrior(Prior):
     def __init__(self, path: str | Path, loading: Loading = PLAIN) -> None:
         if loading.network not in DTYPES:
             raise PriorError(
-                f"{path}: base_precision {loading.network} is for linear layers, and GLIDE has convolutions.",
+                f"{path}: base_precision {loading.network} is for linear layers, and GLIDE is made of convolutions.",
                 "take base_precision fp32 or bf16",
             )
         self.file = file_of(Path(path), self.role)

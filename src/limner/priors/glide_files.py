@@ -20,13 +20,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from limner.errors import PriorError, did_you_mean, first_line
-from limner.priors.folder import read_json
+from limner.priors.files import read_json
 from limner.priors.glide_net import BASE, UPSAMPLER, NetConfig
 
 State = dict[str, Tensor]
 
 TEXT = ("transformer.", "final_ln.", "token_embedding.", "positional_embedding", "padding_embedding")
 SUFFIXES = (".safetensors", ".pt")
+# Convolutions over a sequence there, linear layers here: their weights have a last dimension of one.
+SEQUENCE = (".qkv.weight", ".encoder_kv.weight", ".proj_out.weight")
 CONFIGS = {"base": BASE, "upsample": UPSAMPLER}
 PART_NAMES = {"network": "denoiser", "text": "text transformer", "encoder": "condition encoder"}
 
@@ -91,8 +93,13 @@ def parts_of(file: Path) -> dict[str, State]:
             part, name = "encoder", name.removeprefix("encoder.")
         else:
             part = "text" if name.startswith(TEXT) else "network"
-        parts.setdefault(part, {})[name] = tensor
+        parts.setdefault(part, {})[name] = tensor.flatten(1) if name.endswith(SEQUENCE) else tensor
     return parts
+
+
+def official(state: State) -> State:
+    """A network's weights in the shapes of OpenAI's and PITI's files."""
+    return {name: weight[..., None] if name.endswith(SEQUENCE) else weight for name, weight in state.items()}
 
 
 def fill(module: nn.Module, part: str, file: Path, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -1,15 +1,15 @@
 """GLIDE's denoiser (Nichol et al. 2022, arXiv 2112.10741): the UNet of Dhariwal & Nichol 2021 that also reads tokens.
 
 One network serves the base (64 px), the upsampler (64 -> 256 px, which sees the small picture beside x_t) and PITI's
-two decoders. Module names are those of the official state dicts. Time, and the text as a whole, scale and shift every
-residual block; self-attention reads the tokens as further keys and values. The output has twice the picture's
-channels: the noise, and where between its bounds the variance lies (``glide_path``).
+two decoders. Module names are those of the official state dicts; what is a 1 x 1 convolution over a sequence there is a
+linear layer here, so that adapters find it (``glide_files`` turns one into the other). Time, and the text as a whole,
+scale and shift every residual block; self-attention reads the tokens as further keys and values. The output has twice
+the picture's channels: the noise, and where between its bounds the variance lies (``glide_path``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,7 +57,7 @@ class ResBlock(nn.Module):
         )
         self.skip_connection = nn.Identity() if narrow == wide else nn.Conv2d(narrow, wide, 1)
 
-    def forward(self, x_BCHW: Tensor, time_BD: Tensor, tokens_BDL: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, time_BD: Tensor, tokens_BLD: Tensor) -> Tensor:
         norm, activate, conv = self.in_layers
         h = conv(self._resampled(activate(norm(x_BCHW))))
         scale, shift = self.emb_layers(time_BD)[:, :, None, None].chunk(2, dim=1)
@@ -80,29 +80,28 @@ class Attention(nn.Module):
         super().__init__()
         self.head_channels = head_channels
         self.norm = nn.GroupNorm(NUM_GROUPS, channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.encoder_kv = nn.Conv1d(token_dim, 2 * channels, 1)
-        self.proj_out = _zero(nn.Conv1d(channels, channels, 1))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.encoder_kv = nn.Linear(token_dim, 2 * channels)
+        self.proj_out = _zero(nn.Linear(channels, channels))
 
-    def forward(self, x_BCHW: Tensor, time_BD: Tensor, tokens_BDL: Tensor) -> Tensor:
-        query, key, value = self._heads(self.qkv(self.norm(x_BCHW).flatten(2)), 3)
-        token_key, token_value = self._heads(self.encoder_kv(tokens_BDL), 2)
+    def forward(self, x_BCHW: Tensor, time_BD: Tensor, tokens_BLD: Tensor) -> Tensor:
+        query, key, value = self._heads(self.qkv(self.norm(x_BCHW).flatten(2).mT), 3)
+        token_key, token_value = self._heads(self.encoder_kv(tokens_BLD), 2)
         key, value = torch.cat([token_key, key], dim=2), torch.cat([token_value, value], dim=2)
         seen = F.scaled_dot_product_attention(query, key, value)
-        return x_BCHW + self.proj_out(seen.mT.flatten(1, 2)).view(x_BCHW.shape)
+        return x_BCHW + self.proj_out(seen.transpose(1, 2).flatten(2)).mT.view(x_BCHW.shape)
 
-    def _heads(self, x_BDL: Tensor, num: int) -> Iterator[Tensor]:
-        """``num`` tensors (B, heads, L, head_channels): a head's queries, keys and values lie beside one another."""
-        per_head = x_BDL.unflatten(1, (-1, num, self.head_channels))
-        return (part.mT.contiguous() for part in per_head.unbind(dim=2))
+    def _heads(self, x_BLD: Tensor, num: int) -> Tensor:
+        """(num, B, heads, L, head_channels): a head's query, key and value lie beside one another."""
+        return x_BLD.unflatten(2, (-1, num, self.head_channels)).permute(3, 0, 2, 1, 4)
 
 
 class Stage(nn.ModuleList):
     """Layers one after the other, told time and tokens; the first of all is a plain convolution."""
 
-    def forward(self, x_BCHW: Tensor, time_BD: Tensor, tokens_BDL: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, time_BD: Tensor, tokens_BLD: Tensor) -> Tensor:
         for layer in self:
-            x_BCHW = layer(x_BCHW) if isinstance(layer, nn.Conv2d) else layer(x_BCHW, time_BD, tokens_BDL)
+            x_BCHW = layer(x_BCHW) if isinstance(layer, nn.Conv2d) else layer(x_BCHW, time_BD, tokens_BLD)
         return x_BCHW
 
 
@@ -153,19 +152,18 @@ class UNet(nn.Module):
         """Noise (3) and variance (3). ``timestep_B`` is in the units of the schedule, 0 ... 999, whole or not."""
         waves_BD = _waves(timestep_B, self.config.channels).to(x_BCHW.dtype)
         time_BD = self.time_embed(waves_BD) + self.transformer_proj(pooled_BD)
-        tokens_BDL = tokens_BLD.mT
         h, seen = x_BCHW, []
         for stage in self.input_blocks:
-            seen.append(h := self._run(stage, h, time_BD, tokens_BDL))
-        h = self._run(self.middle_block, h, time_BD, tokens_BDL)
+            seen.append(h := self._run(stage, h, time_BD, tokens_BLD))
+        h = self._run(self.middle_block, h, time_BD, tokens_BLD)
         for stage in self.output_blocks:
-            h = self._run(stage, torch.cat([h, seen.pop()], dim=1), time_BD, tokens_BDL)
+            h = self._run(stage, torch.cat([h, seen.pop()], dim=1), time_BD, tokens_BLD)
         return self.out(h)
 
-    def _run(self, stage: nn.Module, x_BCHW: Tensor, time_BD: Tensor, tokens_BDL: Tensor) -> Tensor:
+    def _run(self, stage: nn.Module, x_BCHW: Tensor, time_BD: Tensor, tokens_BLD: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(stage, x_BCHW, time_BD, tokens_BDL, use_reentrant=False)
-        return stage(x_BCHW, time_BD, tokens_BDL)
+            return checkpoint(stage, x_BCHW, time_BD, tokens_BLD, use_reentrant=False)
+        return stage(x_BCHW, time_BD, tokens_BLD)
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep no activations within a stage; the backward pass computes them again."""
@@ -179,7 +177,7 @@ def _waves(timestep_B: Tensor, dim: int) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
-def _zero(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
+def _zero(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
     """The last layer of a residual branch starts at zero, so that a new network is the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
