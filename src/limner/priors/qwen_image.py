@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers import QwenImageControlNetModel
+from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from limner.priors.base import Parts, Prior, widen_linear
@@ -28,6 +29,7 @@ BEFORE = (
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 NUM_BEFORE = 34  # tokens of BEFORE
 NUM_TOKENS = 512  # the pipeline's max_sequence_length
+NUM_CONTROL_LAYERS = 5  # of a ControlNet: its class's own choice
 SIDE_CELLS = 128  # the pipeline's default_sample_size: 1024 pixels, in cells of 8
 
 
@@ -101,15 +103,33 @@ class QwenImagePrior(Prior):
         patches_BCHW = pixel_unshuffle(x_t_BCHW, 2)
         height, width = patches_BCHW.shape[2:]
         tokens_BLD, mask_BL = _without_end(cond.tokens_BLD, cond.mask_BL)
-        out_BLC = self.network(
-            hidden_states=patches_BCHW.flatten(2).transpose(1, 2),
-            encoder_hidden_states=tokens_BLD,
-            encoder_hidden_states_mask=mask_BL,
-            timestep=t_B,
-            img_shapes=[[(1, height, width)]] * len(x_t_BCHW),
-            return_dict=False,
-        )[0]
+        told = {
+            "hidden_states": patches_BCHW.flatten(2).transpose(1, 2),
+            "encoder_hidden_states": tokens_BLD,
+            "encoder_hidden_states_mask": mask_BL,
+            "timestep": t_B,
+            "img_shapes": [[(1, height, width)]] * len(x_t_BCHW),
+            "return_dict": False,
+        }
+        if self.control is not None and cond.control_BCHW is not None:
+            seen_BLC = pixel_unshuffle(cond.control_BCHW, 2).flatten(2).transpose(1, 2)
+            told |= {"controlnet_block_samples": self.control(controlnet_cond=seen_BLC, **told)}
+        out_BLC = self.network(**told)[0]
         return pixel_shuffle(out_BLC.transpose(1, 2).unflatten(2, (height, width)), 2)
+
+    def add_control(self) -> nn.Module:
+        network: Any = self.network
+        self.control = QwenImageControlNetModel.from_transformer(
+            network,
+            num_layers=min(NUM_CONTROL_LAYERS, network.config.num_layers),
+            attention_head_dim=network.config.attention_head_dim,
+            num_attention_heads=network.config.num_attention_heads,
+        )
+        return self.control
+
+    @torch.no_grad()
+    def control_input(self, condition_BCHW: Tensor) -> Tensor:
+        return self.encode_image(condition_BCHW)[0]
 
     def widen_input(self, num_channels: int) -> None:
         network: Any = self.network
