@@ -3,7 +3,7 @@
     for update in method.step(batch):
         backward into the weights it names, and into no others; clip, step, average
 
-With ``accumulate``, the k-th updates of all micro-batches are summed before they are applied.
+With ``accumulate``, the k-th updates of all micro-batches are summed before they are applied, as for one large batch.
 
 It knows ``Update`` and no method. On several processes the gradients are averaged just before they are applied, rather
 than by wrapping modules, because methods call parts of modules, several of them, any number of times. State is saved
@@ -121,26 +121,26 @@ class Trainer:
         start = time.monotonic()
         row: dict[str, Tensor | float] = {}
         streams = [self.method.step(next(micro_batches)) for _ in range(self.config.accumulate)]
-        # In lockstep: the k-th updates of all micro-batches make one optimiser step, as one large batch would.
-        while updates := [update for update in map(self._next, streams) if update is not None]:
-            names = updates[0].names
-            if len(updates) < len(streams) or any(update.names != names for update in updates):
+        while lowered := [names for stream in streams if (names := self._lower(stream, row))]:
+            if len(lowered) < len(streams) or len(set(lowered)) > 1:
                 raise RunError(
                     f"the micro-batches of step {self.step + 1} do not yield the same updates.",
                     "with accumulate above 1, a method must yield the same names in the same order for every batch",
                 )
-            for update in updates:
-                self._backward(update, row)
-            for name in names:
+            for name in lowered[0]:
                 self._average_gradients(self.learners[name])
                 row[f"learning_rate/{name}"] = self.learners[name].rate(self.step)
                 row[f"gradient_norm/{name}"] = self.learners[name].apply(self.step)
         row["seconds"] = time.monotonic() - start
         self._unread.append((self.step + 1, row))
 
-    def _next(self, updates: Iterator[Update]) -> Update | None:
+    def _lower(self, updates: Iterator[Update], row: dict[str, Tensor | float]) -> tuple[str, ...]:
+        """Backward from the next update, at once, so that one micro-batch's graph is held; its names, () at the end."""
         with self.accelerator.autocast():
-            return next(updates, None)
+            update = next(updates, None)
+        if update is not None:
+            self._backward(update, row)
+        return update.names if update else ()
 
     def _backward(self, update: Update, row: dict[str, Tensor | float]) -> None:
         weights = [weight for name in update.names for weight in self.learners[name].weights]
