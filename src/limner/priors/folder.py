@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
+from safetensors import SafetensorError
 from torch import nn
 
-from limner.errors import ConfigError, PriorError
+from limner.errors import ConfigError, PriorError, first_line
+from limner.priors import quantised
+from limner.priors.files import MODELS, check, read_json
+from limner.priors.strangers import told_apart
 from limner.priors.tokens import Tokenizer
 
 Held = Literal["fp32", "bf16", "int8", "nf4"]
@@ -26,9 +29,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Loading:
     """How a prior's weights are held.
 
-    network: of the denoiser; int8 and nf4 are quantised, for use under an adapter. text: of the text encoders; the
-    autoencoder is always fp32. meta: shapes only, no weights: enough to ask for sizes, to count and to check. image_px:
-    side of the square pictures, where it shall not be the prior's own.
+    network: of the denoiser; int8 and nf4 are quantised, for use under an adapter. text: of the text encoders, and of
+    what of a quantised denoiser is not quantised; the autoencoder is always fp32. meta: shapes only, no weights: enough
+    to ask for sizes, to count and to check. image_px: side of the square pictures, where it shall not be the prior's
+    own.
     """
 
     network: Held = "fp32"
@@ -59,11 +63,13 @@ class DiffusersFolder:
     """A folder as ``DiffusionPipeline.save_pretrained`` writes it.
 
     Raises:
-        PriorError: there is no model_index.json, or it cannot be read.
+        PriorError: there is no model_index.json, and what there is instead; or it cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if not (self.path / "model_index.json").is_file():
+            raise told_apart(self.path)
         self.index = read_json(self.path / "model_index.json")
 
     def need(self, **kinds: tuple[str, ...]) -> None:
@@ -86,15 +92,28 @@ class DiffusersFolder:
         """The configuration of a part: config.json, or a scheduler's scheduler_config.json."""
         return read_json(self.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
 
+    def models(self) -> list[str]:
+        """The parts that have weights and are used: the denoiser, the autoencoder, the text encoders."""
+        return [part for part in self.index if part in MODELS and self.kind(part)]
+
+    def need_weights(self) -> None:
+        """Stop unless the weights of every part are there and whole; none are read.
+
+        Raises:
+            PriorError: names the part, or the file.
+        """
+        for part in self.models():
+            self.need(**{part: ()})
+            check(self.path / part)
+
     def network(self, part: str, loading: Loading) -> Any:
-        """The denoiser."""
+        """The denoiser; a quantised one is so from when it is moved to a device."""
         kind = getattr(importlib.import_module("diffusers"), self.kind(part) or "")
         if loading.meta:
             with init_empty_weights(include_buffers=True):
                 return kind.from_config(self.config(part))
-        return self._load(part, lambda: kind.from_pretrained(
-            self.path / part, torch_dtype=DTYPES[loading.network], use_safetensors=True
-        ))  # fmt: skip
+        network = self._weights(part, kind, torch_dtype=DTYPES.get(loading.network) or DTYPES[loading.text])
+        return quantised.prepare(network, loading.network) if loading.network in quantised.KINDS else network
 
     def part(self, part: str, dtype: torch.dtype = torch.float32) -> Callable[[], nn.Module]:
         """A call that loads an autoencoder (diffusers) or a text encoder (transformers)."""
@@ -103,18 +122,30 @@ class DiffusersFolder:
 
         def load() -> nn.Module:
             kind = getattr(importlib.import_module(library), name)
-            return self._load(
-                part, lambda: kind.from_pretrained(self.path / part, use_safetensors=True, **{dtype_name: dtype})
-            )
+            return self._weights(part, kind, **{dtype_name: dtype})
 
         return load
+
+    def _weights(self, part: str, kind: Any, **options: Any) -> Any:
+        """A module with the weights of its folder, all of them: what is missing would be random."""
+        folder = self.path / part
+        variant = check(folder)
+        module, found = self._load(
+            part,
+            lambda: kind.from_pretrained(
+                folder, use_safetensors=True, variant=variant, output_loading_info=True, **options
+            ),
+        )
+        if lacking := sorted(found["missing_keys"]):
+            raise PriorError(f"{folder} lacks the weight '{lacking[0]}' ({len(lacking)} missing).", "fetch it again")
+        return module
 
     def _load(self, part: str, load: Callable[[], Any]) -> Any:
         try:
             return load()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise PriorError(
-                f"{self.path / part} cannot be loaded: {error}.", "check that every file is there and whole"
+                f"{self.path / part} cannot be loaded: {first_line(error)}.", "check that every file is there and whole"
             ) from error
 
     def tokenizer(self, part: str, num_tokens: int | None = None) -> Tokenizer:
@@ -134,20 +165,3 @@ class DiffusersFolder:
                 with file.open("rb") as stream:
                     digest.update(f"{part}/{file.name}".encode() + hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file that holds a mapping.
-
-    Raises:
-        PriorError: it is not there, or is no JSON.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PriorError(f"{file} does not exist.", "give a diffusers folder") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PriorError(f"{file} is not JSON: {error}.", "fetch the folder again") from None
-    if not isinstance(values, Mapping):
-        raise PriorError(f"{file} holds no JSON object.", "fetch the folder again")
-    return dict(values)

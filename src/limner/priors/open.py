@@ -7,6 +7,7 @@ from pathlib import Path
 
 from limner import find
 from limner.errors import ConfigError, PriorError
+from limner.priors import hub
 from limner.priors.base import Prior
 from limner.priors.folder import PLAIN, DiffusersFolder, Loading
 from limner.priors.glide_files import is_glide
@@ -23,22 +24,33 @@ FAMILIES = {
 }
 
 
-def open_prior(name: str, loading: Loading = PLAIN) -> Prior:
-    """A prior by name from 'limner list', a diffusers folder, or GLIDE's files.
+def open_prior(name: str, loading: Loading = PLAIN, base: str | None = None, store: Path | None = None) -> Prior:
+    """A prior by name from 'limner list', by folder or file, or by its name on the hub.
+
+    Args:
+        base: for a single file, the diffusers folder or hub name that says its configuration (single_file.py).
+        store: where a single file's diffusers folder is kept; needed for a file alone.
 
     Raises:
-        ConfigError: no such name or folder.
-        PriorError: a folder that is incomplete or of no known family.
+        ConfigError: nothing of that name.
+        PriorError: a folder or file that is incomplete, of no known family, or no prior.
     """
+    path = Path(name)
     if name not in find.names("prior"):
-        if is_glide(Path(name)):
-            return importlib.import_module("limner.priors.glide").GlidePrior(Path(name), loading)
-        if Path(name).is_dir():
-            return from_folder(Path(name), loading)
+        if is_glide(path):
+            return importlib.import_module("limner.priors.glide").GlidePrior(path, loading)
+        if path.is_dir():
+            return from_folder(path, loading)
+        if path.is_file() and path.suffix != ".py":
+            assert store is not None
+            single_file = importlib.import_module("limner.priors.single_file")
+            return from_folder(single_file.as_folder(path, base, loading.meta, store), loading)
+        if hub.is_name(name):
+            return from_folder(hub.fetch(name, () if loading.meta else None), loading)
     try:
         return find.load("prior", name)(loading)
     except ConfigError as error:
-        raise ConfigError(str(error), f"{error.hint}; or give a diffusers folder") from None
+        raise ConfigError(str(error), f"{error.hint}; or give a folder, a file or OWNER/NAME on the hub") from None
 
 
 def from_folder(path: Path, loading: Loading) -> Prior:
@@ -56,5 +68,7 @@ def from_folder(path: Path, loading: Loading) -> Prior:
     if kind not in FAMILIES:
         known = sorted({family.partition(".")[0] for family in FAMILIES.values()})
         raise PriorError(f"{path}: {part} is a {kind}, of no known family.", "families: " + ", ".join(known))
+    if not loading.meta:
+        folder.need_weights()
     module, _, name = FAMILIES[kind].partition(".")
     return getattr(importlib.import_module(f"limner.priors.{module}"), name)(folder, loading)
