@@ -16,14 +16,14 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0.dev0"
-__all__ = ["demo", "evaluate", "resolve", "sample", "train"]
+__all__ = ["demo", "evaluate", "export", "resolve", "sample", "train"]
 
 
 class _Limner(ModuleType):
     """This package, with its verbs as attributes.
 
-    Two verbs, ``train`` and ``evaluate``, share their names with subpackages, and importing a subpackage would put it
-    in the verb's place. So each verb is a property that ignores being set; ``from limner.train.x import y`` is
+    Three verbs, ``train``, ``evaluate`` and ``export``, share their names with subpackages, and importing a subpackage
+    would put it in the verb's place. So each verb is a property that ignores being set; ``from limner.train.x import y`` is
     untouched by this.
     """
 

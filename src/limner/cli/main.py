@@ -1,4 +1,5 @@
-"""The command line: ``limner list | check | caption | condition | cache | train | sample | evaluate | demo``.
+"""The command line: ``limner list | check | caption | condition | cache | train | sample | evaluate |
+export | demo``.
 
 Nothing here imports torch until a command has to: ``limner --help`` and ``limner list`` answer at once.
 Exit codes: 0 done; 1 the data, the model or the run is at fault; 2 the command line or the configuration is;
@@ -24,6 +25,7 @@ from limner.cli.cache import cache
 from limner.cli.caption import caption
 from limner.cli.check import check
 from limner.cli.condition import condition
+from limner.cli.export import export
 from limner.cli.group import Commands
 from limner.errors import ConfigError, LimnerError, did_you_mean
 
@@ -86,7 +88,7 @@ def app() -> None:
     """
 
 
-for command in (cache, caption, check, condition):
+for command in (cache, caption, check, condition, export):
     app.add_command(command)
 
 

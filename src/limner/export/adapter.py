@@ -60,7 +60,7 @@ def adapter_of(network: nn.Module, component: str) -> Adapter:
     rank = config.r
     alpha = {"lora": "lora_alpha", "dora": "lora_alpha", "oft": ""}.get(kind, "alpha")
     layers: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in get_peft_model_state_dict(network, adapter_name="default").items():
+    for name, tensor in get_peft_model_state_dict(network, adapter_name="default", save_embedding_layers=False).items():
         found = PART.fullmatch(name)
         if found:
             part = found[2].removesuffix(".weight") if "magnitude" in found[2] else found[2]
