@@ -26,6 +26,8 @@ from limner.priors.glide_files import official
 from limner.priors.glide_net import UNet
 from limner.priors.glide_text import ConditionEncoder, TextTransformer
 from limner.priors.open import open_prior
+from limner.sampling.guidance import guided
+from limner.sampling.sampler import sample
 from limner.sampling.upsample import upsample
 from limner.train.log import read as read_log
 from limner.types import Cond
@@ -245,3 +247,16 @@ def test_methods_train_on_it(glide: Path, tmp_path: Path, method: str, adapter: 
     others = {name for name in names if f".{adapter}_" not in name}
     widened = {"input_blocks.0.0.weight"} if method == "concat" else set()
     assert others == (set(names) if adapter == "full" else widened)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim"])
+def test_samples_are_pictures(glide: Path, solver: str) -> None:
+    prior = open_prior(str(glide))
+    cond, null = prior.encode_text(["a cat", "a dog"]), prior.encode_text(["", ""])
+    predict = guided(prior, cond, null, scale=3.0)
+    drawn_at = {num: sample(predict, prior.path, GIVEN["x"], num_steps=num, solver=solver) for num in (1, 5, 20)}
+    for made in drawn_at.values():
+        assert made.isfinite().all() and made.abs().max() <= 1 and made.std() > 0.05
+    unguided = sample(guided(prior, cond, null, 1.0), prior.path, GIVEN["x"], num_steps=20, solver=solver)
+    assert (unguided - drawn_at[20]).abs().mean() > 0.01
