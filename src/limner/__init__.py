@@ -23,8 +23,8 @@ class _Limner(ModuleType):
     """This package, with its verbs as attributes.
 
     Three verbs, ``train``, ``evaluate`` and ``export``, share their names with subpackages, and importing a subpackage
-    would put it in the verb's place. So each verb is a property that ignores being set; ``from limner.train.x import y`` is
-    untouched by this.
+    would put it in the verb's place. So each verb is a property that ignores being set; ``from limner.train.x import
+    y`` is untouched by this.
     """
 
 
