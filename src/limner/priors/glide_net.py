@@ -108,6 +108,8 @@ class Stage(nn.ModuleList):
 class UNet(nn.Module):
     """x_t, timestep, tokens and pooled text -> noise and variance, (B, 6, H, W). Sides: multiples of 2^(levels - 1)."""
 
+    _no_split_modules = ("Stage",)  # what accelerate keeps whole when it lays the network over several accelerators
+
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
