@@ -1,0 +1,143 @@
+"""Every method runs on every prior: it trains, is cut and goes on, draws, is opened again, and draws the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+from safetensors.torch import save_file
+from tiny import pairs_folder
+from tiny_families import PICTURE_PX, family_folder
+
+from limner import find, run
+from limner.config import MethodConfig
+from limner.errors import LimnerError
+from limner.priors.glide_files import official
+from limner.priors.glide_net import NetConfig, UNet
+from limner.priors.glide_text import TextTransformer
+from limner.run.training import _grid
+from limner.train import checkpoint
+from limner.train.log import read as read_log
+from limner.train.trainer import Trainer
+
+FAMILIES = ("sdxl", "sd3", "flux", "flux2_klein", "z_image", "qwen_image", "glide")
+METHODS = list(find.names("method"))
+# What each method is given beside the common; full fine-tuning and adapters take turns.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "finetune": {"resolutions_px": (PICTURE_PX // 2, PICTURE_PX), "crop": "random"},
+    "concat": {"adapter": "lora", "rank": 2},
+    "piti": {"encoder_steps": 1, "token_grid": 4, "encoder_layers": 1, "adapter": "lora", "rank": 2},
+}
+# What cannot be, and is said before anything is read or written: these families have no ControlNet.
+REFUSED = {("controlnet", family) for family in ("flux2_klein", "z_image", "glide")}
+
+# diffusers' own ControlNet of FLUX takes its positions from where diffusers says not to.
+pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one prior a family and one data set."""
+    folder = tmp_path_factory.mktemp("families")
+    for family in FAMILIES:
+        maker = glide_folder if family == "glide" else family_folder
+        maker(folder / family, family)
+    pairs_folder(folder / "data", num=4, side_px=PICTURE_PX)
+    return folder
+
+
+def glide_folder(folder: Path, family: str) -> None:
+    """GLIDE's base at toy size, in the layout of OpenAI's file."""
+    config = NetConfig(
+        image_px=PICTURE_PX, channels=32, multipliers=(1, 2), num_res_blocks=1, attention_px=(8,), head_channels=32,
+        token_dim=64, num_tokens=8, text_layers=1, text_heads=2,
+    )  # fmt: skip
+    folder.mkdir()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = official({**UNet(config).state_dict(), **TextTransformer(config).state_dict()})
+    save_file({name: weight.contiguous() for name, weight in state.items()}, folder / "base.safetensors")
+    (folder / "config.json").write_text(json.dumps({"base": asdict(config)}))
+
+
+def configure(ground: Path, out: Path, method: str, family: str) -> MethodConfig:
+    values = {
+        "prior": str(ground / family),
+        "data": str(ground / "data"),
+        "out": out,
+        "image_px": PICTURE_PX,
+        "steps": 2,
+        "batch_size": 2,
+        "warmup_steps": 0,
+        "save_every": 1,
+        "sample_every": 2,
+        "evaluate_every": 2,
+        "sample_steps": 2,
+        "learning_rate": 1e-2,
+        **OPTIONS.get(method, {}),
+    }
+    return run.resolve(method, values)
+
+
+def pixels(folder: Path) -> Image.Image:
+    return Image.open(folder / "samples" / "step-000002.png")
+
+
+def same(left: Image.Image, right: Image.Image) -> bool:
+    return ImageChops.difference(left, right).getbbox() is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_on_every_prior(ground: Path, tmp_path: Path, method: str, family: str) -> None:
+    config = configure(ground, tmp_path / "whole", method, family)
+    if (method, family) in REFUSED:
+        with pytest.raises(LimnerError, match="which has no ControlNet"):
+            run.train(config)
+        assert not config.out.exists()
+        return
+    whole = run.train(config)
+
+    class EnoughError(Exception):
+        pass
+
+    original = Trainer._one_step
+
+    def cut(self: Trainer, batches: Any) -> None:
+        if self.step == 1:
+            raise EnoughError
+        original(self, batches)
+
+    config = configure(ground, tmp_path / "halves", method, family)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EnoughError):
+        patch.setattr(Trainer, "_one_step", cut)
+        run.train(config)
+    halves = run.train(config)
+
+    logs = [[{**row, "seconds": 0} for row in read_log(folder / "log.jsonl")] for folder in (whole, halves)]
+    assert logs[0] == logs[1]
+    first, last = _saved(whole, 1), _saved(whole, 2)
+    assert first != last
+    assert last == _saved(halves, 2)
+    assert same(pixels(whole), pixels(halves))
+
+    _, opened, step = run.open_run(whole, torch.device("cpu"))
+    assert step == 2
+    _grid(run.build(config, torch.device("cpu"), opened), tmp_path / "opened", 2)
+    assert same(pixels(whole), pixels(tmp_path / "opened"))
+
+
+def _saved(folder: Path, step: int) -> dict[str, bytes]:
+    """A checkpoint's weights, averages and moments, as bytes."""
+    files, _ = checkpoint.read(folder / "checkpoints" / f"step-{step:06d}")
+    return {
+        f"{file}/{who}/{name}": tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        for file, some in files.items()
+        for who, tensors in some.items()
+        for name, tensor in tensors.items()
+    }
