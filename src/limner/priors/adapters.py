@@ -34,6 +34,8 @@ def adapt(network: nn.Module, config: AdapterConfig, default_targets: Sequence[s
         return network
     from peft import inject_adapter_in_model
 
+    from limner.priors.lora_linear import fuse
+
     layers = plain_layers(network)
     options: dict[str, Any] = {}
     start = Start.of(read(config.start_from, network, family)) if config.start_from else None
@@ -49,6 +51,7 @@ def adapt(network: nn.Module, config: AdapterConfig, default_targets: Sequence[s
             weight.data = weight.data.float()
     if start:
         start.fill(network)
+    fuse(network)
     return network
 
 
