@@ -1,4 +1,4 @@
-"""Adapters: what learns, which layers, files in the layouts that people have, merging, scaling and going on from one."""
+"""Adapters: what learns, which layers, files in the layouts that people have, merging, scaling, going on from one."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limner.config import AdapterConfig
 from limner.errors import PriorError, did_you_mean
@@ -103,9 +103,8 @@ def refuse_layers(layers: Mapping[str, nn.Module], config: AdapterConfig) -> Non
 
 
 def quantised(layer: nn.Module) -> bool:
-    """Whether a layer's weight is held in something else than plain numbers."""
-    weight: Any = layer.weight
-    return not weight.is_floating_point() or type(weight.data) is not Tensor
+    """Whether a layer's weight is held in something else than plain numbers, or will be once it is on its device."""
+    return type(layer.weight) is not nn.Parameter
 
 
 def _num_inputs(layer: nn.Module) -> int:

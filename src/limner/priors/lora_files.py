@@ -51,7 +51,8 @@ SIGNS = (
     (r"(?:noise|context)_refiner|layers[._]\d+[._]attention", "z_image"),
     (r"lora_te2|text_encoder_2|add_embedding|label_emb|attentions[._]\d[._]transformer_blocks[._][2-9]", "sdxl"),
     (r"(?:down|up|input|output)_blocks|mid_block|middle_block", "sd"),
-    (r"single_transformer_blocks|double_blocks|single_blocks", "flux"),
+    (r"single_transformer_blocks", "flux"),
+    (r"double_blocks|single_blocks", "flux or flux2"),
     (r"joint_blocks|transformer_blocks[._]\d+[._]", "sd3"),
 )
 
@@ -190,6 +191,6 @@ def _guess(keys: Iterable[str], family: str) -> str:
     """Which family a file's names are those of, as a hint."""
     names = "\n".join(keys)
     seems = next((theirs for sign, theirs in SIGNS if re.search(sign, names)), None)
-    if seems and seems != family:
+    if seems and family not in seems.split(" or "):
         return f"its names are those of the family {seems}; the prior is of the family {family}"
     return "it may be for another version of the prior; docs/adapters.md lists the layouts that are read"
