@@ -19,13 +19,14 @@ from tiny import pairs_folder
 from torch import Tensor, nn
 
 from limner import run
-from limner.errors import PriorError
+from limner.errors import LimnerError, PriorError
 from limner.priors.folder import Loading
 from limner.priors.glide import GlidePrior, GlideUpsampler, condition_encoder
 from limner.priors.glide_files import official
 from limner.priors.glide_net import UNet
 from limner.priors.glide_text import ConditionEncoder, TextTransformer
 from limner.priors.open import open_prior
+from limner.run.job import build_method
 from limner.sampling.guidance import guided
 from limner.sampling.sampler import sample
 from limner.sampling.upsample import upsample
@@ -260,3 +261,21 @@ def test_samples_are_pictures(glide: Path, solver: str) -> None:
         assert made.isfinite().all() and made.abs().max() <= 1 and made.std() > 0.05
     unguided = sample(guided(prior, cond, null, 1.0), prior.path, GIVEN["x"], num_steps=20, solver=solver)
     assert (unguided - drawn_at[20]).abs().mean() > 0.01
+
+
+def test_piti_goes_on_from_the_authors_encoder(piti: Path, glide: Path, tmp_path: Path) -> None:
+    torch.save(openai_state(replace(TINY, token_dim=512)), piti / "base.pt")
+    given = {"data": str(pairs_folder(tmp_path / "data")), "steps": 2, "batch_size": 2, "sample_steps": 1}
+    given |= {"encoder_steps": 1, "encoder_from": piti / "base_mask.pt"}
+    config = run.resolve("piti", {**given, "prior": str(piti / "base_mask.pt"), "out": tmp_path / "run"})
+    before = condition_encoder(piti / "base_mask.pt")
+    method = build_method(config, torch.device("cpu"))
+    cond, null = method.conditions(method.null.expand(2), GIVEN["condition"])
+    assert torch.equal(cond.tokens_BLD, before(GIVEN["condition"])[0])
+    assert torch.equal(null.tokens_BLD, before(torch.ones_like(GIVEN["condition"]))[0])
+    _, opened, step = run.open_run(run.train(config), torch.device("cpu"))
+    assert step == 2
+    learned = opened.learns()["encoder"].state_dict()
+    assert all(not torch.equal(learned[f"released.{name}"], weight) for name, weight in before.named_parameters())
+    with pytest.raises(LimnerError, match="an encoder for GLIDE"):
+        build_method(config.model_copy(update={"prior": str(glide)}), torch.device("cpu"))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -22,8 +23,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from limner.config import TranslateConfig
+from limner.errors import ConfigError
 from limner.methods.base import Method
 from limner.priors.base import Prior
+from limner.priors.glide import condition_encoder
+from limner.priors.glide_text import ConditionEncoder
 from limner.types import Batch, Cond, Update
 
 NUM_HALVINGS = 3  # a token looks at 8 x 8 pixels of the condition, whatever the grid
@@ -63,6 +67,27 @@ class Encoder(nn.Module):
         return tokens_BLD, None if self.pooled is None else self.pooled(tokens_BLD[:, -1])
 
 
+class AuthorsEncoder(nn.Module):
+    """The encoder of a released checkpoint, as it was trained: its tokens stand alone, and nothing shown is white.
+
+    Raises:
+        ConfigError: it reads no RGB pictures, or speaks to another prior.
+    """
+
+    def __init__(self, file: Path, prior: Prior) -> None:
+        super().__init__()
+        self.released = condition_encoder(file)
+        planes = self.released.cnn["conv1"].in_channels
+        if planes != 3:
+            raise ConfigError(f"{file} reads {planes} planes, not RGB.", "take a checkpoint for coloured masks")
+        if prior.token_dim != self.released.WIDTH or prior.pooled_dim != self.released.WIDTH:
+            raise ConfigError(f"{file} is an encoder for GLIDE, not for {prior.source}.", "leave out encoder_from")
+
+    def forward(self, condition_BCHW: Tensor, shown_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens_BLD, pooled_BD)."""
+        return self.released(torch.where(shown_B.view(-1, 1, 1, 1), condition_BCHW, torch.ones_like(condition_BCHW)))
+
+
 class Piti(Method):
     """A condition encoder into the space of text tokens; encoder alone, then encoder and denoiser."""
 
@@ -80,6 +105,11 @@ class Piti(Method):
             16, ge=1, description="the condition becomes token_grid x token_grid tokens and a summary"
         )
 
+        encoder_from: Path | None = Field(
+            None,
+            description="a checkpoint of the authors: go on from its encoder, on a GLIDE prior; captions are not read",
+        )
+
         @model_validator(mode="after")
         def _check_stages(self) -> Self:
             if self.encoder_steps >= self.steps:
@@ -90,10 +120,15 @@ class Piti(Method):
 
     def __init__(self, prior: Prior, config: Config) -> None:
         super().__init__(prior, config)
-        self.condition_px = config.token_grid * 2**NUM_HALVINGS
         self.fixed_size = True  # a token belongs to a cell of the grid
         self.network = prior.adapt(config)
-        self.encoder = Encoder(config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers)
+        self.encoder: Encoder | AuthorsEncoder
+        if config.encoder_from is None:
+            self.condition_px = config.token_grid * 2**NUM_HALVINGS
+            self.encoder = Encoder(config.token_grid, prior.token_dim, prior.pooled_dim, config.encoder_layers)
+        else:
+            self.condition_px = ConditionEncoder.condition_px
+            self.encoder = AuthorsEncoder(config.encoder_from, prior)
         self.hand_over_at = frozenset({config.encoder_steps} - {0})
 
     def learns(self) -> dict[str, nn.Module]:
@@ -122,6 +157,8 @@ class Piti(Method):
 
     def _beside(self, text: Cond, condition_BCHW: Tensor, shown_B: Tensor) -> Cond:
         tokens_BLD, pooled_BD = self.encoder(condition_BCHW, shown_B)
+        if isinstance(self.encoder, AuthorsEncoder):
+            return Cond(tokens_BLD, pooled_BD)
         if text.pooled_BD is not None and pooled_BD is not None:
             text = replace(text, pooled_BD=text.pooled_BD + pooled_BD)
         return text.with_tokens(tokens_BLD)
