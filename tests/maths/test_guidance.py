@@ -1,5 +1,7 @@
 """Guidance: the identities of all modes, and one call of the network for both halves."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -75,10 +77,13 @@ def test_unknown_mode_names_the_nearest():
 
 
 class Counting:
-    """The one method of a prior that guidance calls: says the condition's first number, and counts."""
+    """What of a prior guidance calls: says the condition's first number, and counts."""
 
     def __init__(self):
         self.calls: list[int] = []
+
+    def computing(self):
+        return nullcontext()
 
     def predict(self, x_t, t_B, cond):
         assert len(x_t) == len(t_B) == len(cond)

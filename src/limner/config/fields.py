@@ -118,6 +118,11 @@ class PriorConfig(AdapterConfig):
         "mini",
         description="the pretrained model: a name from 'limner list', a folder, a file, or OWNER/NAME on the hub",
     )
+    prior_config: str | None = Field(
+        None,
+        description="for a prior in a single file: a diffusers folder, or OWNER/NAME on the hub, of the same family, "
+        "which says the configuration and holds what the file lacks; default: the family's first model on the hub",
+    )
     image_px: int | None = Field(
         None, ge=1, description="side of the square pictures that are drawn and trained on; default: the prior's own"
     )
@@ -145,8 +150,12 @@ class PriorConfig(AdapterConfig):
             raise ValueError(
                 f"adapters are merged into weights, which cannot be done where base_precision is {self.base_precision}"
             )
+        if self.base_precision == "bf16" and self.precision != "bf16":
+            raise ValueError("base_precision bf16 needs precision bf16: nothing computes in fp32 with such weights")
         if self.offload and self.device_map != "off":
             raise ValueError("offload and device_map exclude each other")
+        if self.base_precision in ("int8", "nf4") and (self.offload or self.device_map != "off"):
+            raise ValueError("a quantised base stays on one accelerator: leave offload and device_map away")
         return self
 
 

@@ -12,12 +12,14 @@ Methods see nothing else; none asks which prior it has. What learns is ``network
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,18 @@ class Parts:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """What is loaded within is let go of at the end; what was there before stays."""
+        with self._lock:
+            before = dict(self._loaded)
+        try:
+            yield
+        finally:
+            self.release()
+            with self._lock:
+                self._loaded |= before
+
     def to(self, device: torch.device) -> None:
         with self._lock:
             self.device = device
@@ -68,6 +82,7 @@ class Prior(ABC):
         network: the denoiser, the part that fine-tuning changes.
         control: the module that ``add_control`` made; None before.
         parts: the frozen parts; never trained, kept on the network's device.
+        precision: what ``network`` computes in, under ``computing``.
         image_px: side of the square pictures it was trained on, in pixels.
         multiple_px: sides of pictures must be multiples of this.
         latent_CHW: shape of one latent.
@@ -84,6 +99,7 @@ class Prior(ABC):
     network: nn.Module
     control: nn.Module | None = None
     parts: Parts
+    precision: Literal["fp32", "bf16"] = "fp32"
     image_px: int
     multiple_px: int
     latent_CHW: tuple[int, int, int]
@@ -111,7 +127,16 @@ class Prior(ABC):
 
     @abstractmethod
     def predict(self, x_t_BCHW: Tensor, t_B: Tensor, cond: Cond) -> Tensor:
-        """The network's output at time t. ``cond.channels_BCHW`` is put beside x_t after ``widen_input``."""
+        """The network's output at time t. ``cond.channels_BCHW`` is put beside x_t after ``widen_input``.
+
+        To be called under ``computing``.
+        """
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """In force within: the precision of the forward pass. The weights may be held in another."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     @abstractmethod
     def widen_input(self, num_channels: int) -> None:
@@ -150,7 +175,8 @@ class Prior(ABC):
 
         With ``weight_B1HW`` (not negative) the weighted mean: what has no weight does not count at all.
         """
-        out = self.predict(self.path.mix(z_0, eps, t_B), t_B, cond)
+        with self.computing():
+            out = self.predict(self.path.mix(z_0, eps, t_B), t_B, cond)
         error_BCHW = (out.float() - self.path.target(z_0, eps, t_B).float()).square()
         if weight_B1HW is None:
             return error_BCHW.mean(dim=(1, 2, 3))

@@ -13,12 +13,14 @@ import torch
 from limner import find
 from limner.config import MethodConfig, PriorConfig, read_yaml
 from limner.config import resolve as resolve_config
+from limner.data import store
 from limner.data.encode import Encoder
 from limner.data.load import Loader
 from limner.data.order import Streamed
 from limner.data.prepare import to_uint8
 from limner.errors import ConfigError, RunError
 from limner.methods.base import Method
+from limner.priors import placing
 from limner.priors.base import Prior
 from limner.priors.folder import Loading
 from limner.priors.open import open_prior
@@ -61,7 +63,10 @@ class Job:
 
 def load_prior(config: PriorConfig, meta: bool = False) -> Prior:
     """The prior of a configuration, its weights held as that says; with ``meta`` without weights."""
-    return open_prior(config.prior, Loading(config.base_precision, config.precision, meta, config.image_px))
+    loading = Loading(config.base_precision, config.precision, meta, config.image_px)
+    prior = open_prior(config.prior, loading, config.prior_config, store.folder() / "priors")
+    prior.precision = config.precision
+    return prior
 
 
 def build_method(config: MethodConfig, device: torch.device) -> Method:
@@ -72,15 +77,17 @@ def build_method(config: MethodConfig, device: torch.device) -> Method:
     meta = device.type == "meta"
     prior = load_prior(config, meta)
     adapters.merge(prior, config.adapters)
-    if not meta:
-        prior.to(device)
+    placed = not meta and placing.place(prior, config, device)
     if config.from_scratch and not meta:
         prior.reinitialise(config.seed)
     with torch.random.fork_rng(devices=[]), device if meta else nullcontext():
         torch.manual_seed(config.seed)
         method: Method = find.load("method", config.method)(prior, config)
     for module in method.learns().values():
-        module.to(device)
+        if not (placed and module is prior.network):
+            module.to(device)
+    if not meta:
+        placing.save_memory(prior, config, device)
     return method
 
 
@@ -119,10 +126,10 @@ def refuse_shapes(config: MethodConfig, method: Method) -> None:
         )
 
 
-def open_run(run: Path, device: torch.device) -> tuple[MethodConfig, Method, int]:
+def open_run(run: Path, device: torch.device, plain: bool = False) -> tuple[MethodConfig, Method, int]:
     """A run at its best checkpoint (the last, if none was scored), averaged weights in place: (config, method, step).
 
-    Needs none of the run's data.
+    Needs none of the run's data. ``plain``: all weights in fp32, whatever the run held them in.
 
     Raises:
         RunError: no such run, nothing saved in it yet, or weights that its method does not have.
@@ -136,7 +143,8 @@ def open_run(run: Path, device: torch.device) -> tuple[MethodConfig, Method, int
     if chosen is None:
         raise RunError(f"{run} has no checkpoint yet.", "let the training reach its first save_every steps")
     files, state = checkpoint.read(chosen, files=("ema",))
-    method = build_method(config, device)
+    held = {"base_precision": "fp32", "precision": "fp32", "offload": False, "device_map": "off"} if plain else {}
+    method = build_method(config.model_copy(update=held), device)
     for name, module in method.learns().items():
         saved = files["ema"].get(name, {})
         wanted = {key for key, weight in module.named_parameters() if weight.requires_grad}

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from rich.console import Console
 from limner.config import MethodConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
 from limner.data.prepare import to_uint8
-from limner.errors import RunError
+from limner.errors import ConfigError, RunError
 from limner.evaluate.report import write_text
+from limner.priors import placing
 from limner.priors.adapters import summary
 from limner.run import adapters
 from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
@@ -51,15 +52,18 @@ def train(config: MethodConfig) -> Path:
     folder = config.out
     _refuse_another(folder, config)
     adapters.refuse_changed(folder, config)
-    mixed = "no" if config.precision == "fp32" else config.precision
     cpu = device().type == "cpu"
-    accelerator = Accelerator(mixed_precision=mixed, cpu=cpu, log_with="tensorboard", project_dir=folder)
+    accelerator = Accelerator(cpu=cpu, log_with="tensorboard", project_dir=folder)
     main = accelerator.is_main_process
+    if config.device_map == "auto" and accelerator.num_processes > 1:
+        raise ConfigError("device_map auto is for one process, which takes all accelerators.", "start one process")
     job = build(config, accelerator.device)
     if main:
         adapters.tell(config.adapters, config.start_from)
         if config.adapter != "full":
             console.print(summary(job.method.prior.network, config), highlight=False)
+        if idle := placing.idle(config, accelerator.device):
+            console.print(idle)
         _tell_of_cut_captions(job)
     _read_all(job, accelerator)
     if main:
@@ -81,8 +85,8 @@ def train(config: MethodConfig) -> Path:
         config,
         folder,
         functools.partial(batches, job.train, schedule),
-        functools.partial(_score, job),
-        functools.partial(_grid, job, folder),
+        functools.partial(_borrowing, job, functools.partial(_score, job)),
+        functools.partial(_borrowing, job, functools.partial(_grid, job, folder)),
         accelerator,
     )
     try:
@@ -169,6 +173,12 @@ def _refuse_another(folder: Path, config: MethodConfig) -> None:
             f"{folder} holds a run with {key}: {before.get(key)}, not {now[key]}.",
             f"choose another --out, or delete {folder} to begin anew",
         )
+
+
+def _borrowing(job: Job, look: Callable[..., Any], *args: Any) -> Any:
+    """What a look at the state loads (a decoder) is gone for the steps after it; what the steps use stays."""
+    with job.method.prior.parts.borrowed():
+        return look(*args)
 
 
 @torch.no_grad()

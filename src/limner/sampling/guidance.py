@@ -61,18 +61,24 @@ def guide(cond_out: Tensor, null_out: Tensor, scale: float, mode: str = "off", p
 def guided(prior: Prior, cond: Cond, null: Cond, scale: float, mode: str = "off") -> Callable[[Tensor, Tensor], Tensor]:
     """``predict(x_t, t_B)`` for the sampler: both halves in one call of the network; ``cond`` alone when scale is 1.
 
-    ``cond`` and ``null`` have B rows each and the same parts.
+    ``cond`` and ``null`` have B rows each and the same parts. The network computes in the prior's precision; what comes
+    out is as precise as x_t.
     """
+
+    def predict(x_t_BCHW: Tensor, t_B: Tensor, told: Cond = cond) -> Tensor:
+        with prior.computing():
+            return prior.predict(x_t_BCHW, t_B, told).to(x_t_BCHW.dtype)
+
     if scale == 1:
-        return lambda x_t, t_B: prior.predict(x_t, t_B, cond)
+        return predict
     both = Cond.cat([cond, null])
 
-    def predict(x_t_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        out = prior.predict(torch.cat([x_t_BCHW, x_t_BCHW]), torch.cat([t_B, t_B]), both)
+    def contrasted(x_t_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        out = predict(torch.cat([x_t_BCHW, x_t_BCHW]), torch.cat([t_B, t_B]), both)
         cond_out, null_out = out.chunk(2)
         return guide(cond_out, null_out, scale, mode)
 
-    return predict
+    return contrasted
 
 
 def _mean(x_BCHW: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limner.priors.base import Prior
+from limner.sampling.guidance import guided
 from limner.sampling.sampler import sample
 from limner.types import Cond
 
@@ -34,7 +35,7 @@ def upsample(
     seen = ((small_BCHW.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     cond = text.with_channels(F.interpolate(seen, noise_BCHW.shape[2:], mode="bilinear"))
     large = sample(
-        lambda x_t, t_B: prior.predict(x_t, t_B, cond),
+        guided(prior, cond, cond, scale=1),
         prior.path,
         noise_BCHW * temperature,
         num_steps=num_steps,
