@@ -125,3 +125,19 @@ def test_what_a_kind_cannot_do_is_said_before(folders: dict[str, Path]) -> None:
         adapters.adapt(network(folders), config("oft", rank=5), ATTENTION, "sd")
     assert caught.value.hint == "ranks that fit all layers: 2, 4, 8, 16, 32"
     adapters.adapt(network(folders), config("oft", rank=8), ATTENTION, "sd")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_familys_own_targets_are_all_of_its_attention(folders: dict[str, Path], family: str) -> None:
+    prior = open_prior(str(folders[family]))
+    layers = plain_layers(prior.network)
+    attention = [name for name, module in prior.network.named_modules() if type(module).__name__.endswith("Attention")]
+    wanted = {name for name in layers if any(name.startswith(f"{block}.") for block in attention)}
+    assert set(adapters.targeted(layers, prior.adapter_targets)) == wanted
+    assert len(wanted) >= 4 * len(prior.network.config.get("block_out_channels", [1]))
+    for target in prior.adapter_targets:
+        adapters.targeted(layers, (target,))
+    adapted = prior.adapt(config("lora"))
+    assert {
+        name.partition(".lora_")[0] for name, weight in adapted.named_parameters() if weight.requires_grad
+    } == wanted

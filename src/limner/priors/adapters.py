@@ -19,6 +19,9 @@ from limner.priors.lora_files import AdapterFile, read
 from limner.priors.lora_layers import plain_layers
 from limner.priors.lora_start import NAME, Start
 
+# The attention of transformers, of pictures and text in one, as diffusers names its projections.
+JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
 
 def adapt(network: nn.Module, config: AdapterConfig, default_targets: Sequence[str], family: str) -> nn.Module:
     """The network with what shall learn marked by requires_grad: everything, or an adapter's weights alone, in fp32.
@@ -183,6 +186,9 @@ def summary(network: nn.Module, config: AdapterConfig) -> str:
     num_layers = sum(isinstance(layer, BaseTunerLayer) for layer in network.modules())
     learned = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     frozen = sum(weight.numel() for weight in network.parameters() if not weight.requires_grad)
+    for layer in plain_layers(network).values():  # nf4 keeps two weights in a byte
+        if quantised(layer):
+            frozen += layer.in_features * layer.out_features - layer.weight.numel()  # type: ignore[operator,assignment]
     strength = f"blocks of {config.rank}"
     if config.adapter != "oft":
         alpha = config.alpha or config.rank

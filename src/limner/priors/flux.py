@@ -21,6 +21,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from limner.errors import PriorError
 from limner.priors import autoencoder
+from limner.priors.adapters import JOINT_ATTENTION
 from limner.priors.base import Parts, Prior, widen_linear
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.shifts import flow_of
@@ -43,10 +44,7 @@ class FluxPrior(Prior):
 
     family = "flux"
     component = "transformer"
-    adapter_targets = tuple(
-        f"attn.{name}"
-        for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    )
+    adapter_targets = JOINT_ATTENTION
     distilled_guidance: float = 3.5
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from limner.priors import autoencoder
+from limner.priors.adapters import JOINT_ATTENTION
 from limner.priors.base import Parts, Prior, widen_linear
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
@@ -60,6 +61,8 @@ class Flux2KleinPrior(Prior):
     family = "flux2"
     component = "transformer"
     latent_scale = 1.0  # each channel has its own, in the autoencoder's batch norm
+    # The last two are the single blocks', where attention and feed-forward share their projections.
+    adapter_targets = (*JOINT_ATTENTION, "to_qkv_mlp_proj", "attn.to_out")
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(transformer=("Flux2Transformer2DModel",), vae=("AutoencoderKLFlux2",))
@@ -74,9 +77,6 @@ class Flux2KleinPrior(Prior):
         dynamic = scheduler.get("use_dynamic_shifting", False)
         self.path = Flux2Flow(side**2) if dynamic else Flow(scheduler.get("shift", 1.0))
         self.token_dim, self.num_tokens = transformer["joint_attention_dim"], NUM_TOKENS
-        # A suffix "to_out" would also name the lists that hold "to_out.0" in the other kind of block.
-        out = [f"single_transformer_blocks.{i}.attn.to_out" for i in range(transformer["num_single_layers"])]
-        self.adapter_targets = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", *out)
         self.network = folder.network("transformer", loading)
         self.parts = Parts(
             {"vae": folder.part("vae"), "text_encoder": folder.part("text_encoder", DTYPES[loading.text])}

@@ -16,6 +16,7 @@ from diffusers import QwenImageControlNetModel
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from limner.priors.adapters import JOINT_ATTENTION
 from limner.priors.base import Parts, Prior, widen_linear
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.shifts import flow_of
@@ -43,7 +44,7 @@ class QwenImagePrior(Prior):
     family = "qwen_image"
     component = "transformer"
     latent_scale = 1.0  # each channel has its own, in the autoencoder's configuration
-    adapter_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    adapter_targets = JOINT_ATTENTION
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(transformer=("QwenImageTransformer2DModel",), vae=("AutoencoderKLQwenImage",), tokenizer=())

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from limner.errors import ConfigError, PriorError
 from limner.priors import autoencoder
+from limner.priors.adapters import JOINT_ATTENTION
 from limner.priors.base import Parts, Prior, widen_conv
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.paths import Flow
@@ -49,11 +50,7 @@ class StableDiffusion3(Prior):
 
     family = "sd3"
     component = "transformer"
-    # Attention of both streams; not the second attention that some layers of 3.5 medium have.
-    adapter_targets = tuple(
-        f"attn.{name}"
-        for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-    )
+    adapter_targets = JOINT_ATTENTION
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(transformer=("SD3Transformer2DModel",), vae=("AutoencoderKL",))
