@@ -32,8 +32,9 @@ def decode(vae: Any, z_BCHW: Tensor) -> Tensor:
 
 
 def shift_and_scale(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Of an autoencoder's configuration; older ones have no shift, and the oldest no scale."""
-    return config.get("shift_factor") or 0.0, config.get("scaling_factor", 1.0)
+    """Of an autoencoder's configuration; older ones have no shift, and the oldest leave the scale to the class."""
+    own_scale = 1.0 if config["_class_name"] == "AutoencoderTiny" else 0.18215
+    return config.get("shift_factor") or 0.0, config.get("scaling_factor", own_scale)
 
 
 def pixels_a_cell(config: Mapping[str, Any]) -> int:

@@ -53,8 +53,8 @@ class GlidePrior(Prior):
         self.config = config_of(self.file, self.role)
         self.path = base_path() if self.role == "base" else upsampler_path()
         self.tokenizer = tokenizer(self.config.num_tokens)
-        self.image_px = self.config.image_px
         self.multiple_px = 2 ** (len(self.config.multipliers) - 1)
+        self.image_px = loading.side_px(self.config.image_px, self.multiple_px)
         self.latent_CHW = (3, self.image_px, self.image_px)
         self.latent_scale = 1.0
         self.token_dim = self.pooled_dim = self.config.token_dim
