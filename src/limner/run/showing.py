@@ -52,11 +52,7 @@ def sample(
         RunError, DataError: no such run, no such picture.
     """
     run = Path(run)
-    config, method, step = open_run(run, device())
-    if scale != 1:
-        rescale(method.prior.network, scale)
-    run_adapters.merge(method.prior, adapters)
-    run_adapters.tell(adapters)
+    config, method, step = _opened(run, adapters, scale)
     guidance_scale, guidance = guidance_scale or config.guidance_scale, guidance or config.guidance
     if method.condition_px and not inputs:
         raise ConfigError(f"{run} turns pictures into pictures and needs one.", "give --input sketch.png")
@@ -88,6 +84,16 @@ def sample(
             made.append((out or run / "pictures") / f"{stem}.png")
             save_png(picture, made[-1], {**settings, "eta": eta, "picture": i})
     return made
+
+
+def _opened(run: Path, adapters: Sequence[str], scale: float) -> tuple[MethodConfig, Method, int]:
+    """As ``open_run``, with the run's own adapter scaled and others added."""
+    config, method, step = open_run(run, device())
+    if scale != 1:
+        rescale(method.prior.network, scale)
+    run_adapters.merge(method.prior, adapters)
+    run_adapters.tell(adapters)
+    return config, method, step
 
 
 def _condition(file: Path, method: Method, config: MethodConfig) -> torch.Tensor:

@@ -59,12 +59,7 @@ def train(config: MethodConfig) -> Path:
         raise ConfigError("device_map auto is for one process, which takes all accelerators.", "start one process")
     job = build(config, accelerator.device)
     if main:
-        adapters.tell(config.adapters, config.start_from)
-        if config.adapter != "full":
-            console.print(summary(job.method.prior.network, config), highlight=False)
-        if idle := placing.idle(config, accelerator.device):
-            console.print(idle)
-        _tell_of_cut_captions(job)
+        _tell(job, accelerator.device)
     _read_all(job, accelerator)
     if main:
         _begin(folder, config, job.train.samples)
@@ -144,6 +139,16 @@ def _about(samples: Sequence[Sample]) -> dict[str, Any]:
     for sample in samples:
         digest.update(f"{sample.key}\n{sample.caption}\n".encode())
     return {"records": len(samples), "sha256": digest.hexdigest()}
+
+
+def _tell(job: Job, on: torch.device) -> None:
+    """Before a run: what is merged and what learns, what is asked for and does nothing, what is cut off."""
+    adapters.tell(job.config.adapters, job.config.start_from)
+    if job.config.adapter != "full":
+        console.print(summary(job.method.prior.network, job.config), highlight=False)
+    if idle := placing.idle(job.config, on):
+        console.print(idle)
+    _tell_of_cut_captions(job)
 
 
 def _tell_of_cut_captions(job: Job) -> None:
