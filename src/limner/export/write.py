@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 
 from limner.errors import ExportError
@@ -117,12 +119,22 @@ def _write_control(out: Path, target: str, result: Result, about: header.About, 
     header.write(single_file(out, about), folder.held_in(control.state_dict(), dtype), fields)
 
 
-def facts(network: nn.Module) -> tuple[Any, list[str]]:
+def facts(network: nn.Module) -> tuple[Callable[[str], int], list[str]]:
     """(number of outputs of a module, all modules that own weights) of a network, as if it had no adapter."""
-    owned = {
-        name.replace(".base_layer.", "."): weight
+    own = shapes(network)
+    return lambda module: own[f"{module}.weight"][0], list(dict.fromkeys(name.rpartition(".")[0] for name in own))
+
+
+def shapes(network: nn.Module) -> dict[str, torch.Size]:
+    """Weight -> shape, as if the network had no adapter."""
+    return {
+        name.replace(".base_layer.", "."): weight.shape
         for name, weight in network.named_parameters()
         if not any(part in name for part in (".lora_", ".lokr_", ".hada_", ".oft_"))
     }
-    modules = list(dict.fromkeys(name.rpartition(".")[0] for name in owned))
-    return lambda module: len(owned[f"{module}.weight"]), modules
+
+
+def bare(kind: Any, config: Mapping[str, Any]) -> nn.Module:
+    """A network of a configuration, without weights."""
+    with init_empty_weights():
+        return kind.from_config(config)

@@ -120,7 +120,13 @@ def _result(config: MethodConfig, method: Method, merged: bool) -> Result:
         return Result("control", "control", prior, pipeline=stock.CONTROLS.get(prior.family), beside=beside)
     network: Any = prior.network
     base = json.loads((prior.source / prior.component / "config.json").read_text(encoding="utf-8"))
-    widened = network.config.in_channels != base["in_channels"]
+    own, kind = writing.shapes(network), type(network)
+    widened = own != writing.shapes(writing.bare(kind, base))
+    if widened and own != writing.shapes(writing.bare(kind, network.config)):
+        raise ExportError(
+            f"diffusers' {kind.__name__} has no configuration for the wider input of this run.",
+            "train on another prior, or with controlnet",
+        )
     drawable = widened and stock.can_draw(prior.family, _prediction(prior))
     pipeline = stock.PLANES.get(prior.family) if drawable else None
     if config.adapter == "full" or merged:
