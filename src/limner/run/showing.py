@@ -52,12 +52,8 @@ def sample(
         RunError, DataError: no such run, no such picture.
     """
     run = Path(run)
-    config, method, step = _opened(run, adapters, scale)
+    config, method, step = _opened(run, inputs, adapters, scale)
     guidance_scale, guidance = guidance_scale or config.guidance_scale, guidance or config.guidance
-    if method.condition_px and not inputs:
-        raise ConfigError(f"{run} turns pictures into pictures and needs one.", "give --input sketch.png")
-    if inputs and not method.condition_px:
-        raise ConfigError(f"{run} draws from words and takes no --input.", 'give --prompt "..." alone')
     made = []
     files: Sequence[Path | None] = inputs or [None]
     for file, prompt in itertools.product(files, prompts or [""]):
@@ -86,9 +82,15 @@ def sample(
     return made
 
 
-def _opened(run: Path, adapters: Sequence[str], scale: float) -> tuple[MethodConfig, Method, int]:
-    """As ``open_run``, with the run's own adapter scaled and others added."""
+def _opened(
+    run: Path, inputs: Sequence[Path], adapters: Sequence[str], scale: float
+) -> tuple[MethodConfig, Method, int]:
+    """As ``open_run``, with the run's own adapter scaled and others added; stops where the inputs are not its kind."""
     config, method, step = open_run(run, device())
+    if method.condition_px and not inputs:
+        raise ConfigError(f"{run} turns pictures into pictures and needs one.", "give --input sketch.png")
+    if inputs and not method.condition_px:
+        raise ConfigError(f"{run} draws from words and takes no --input.", 'give --prompt "..." alone')
     if scale != 1:
         rescale(method.prior.network, scale)
     run_adapters.merge(method.prior, adapters)
