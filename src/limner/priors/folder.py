@@ -116,15 +116,22 @@ class DiffusersFolder:
         return quantised.prepare(network, loading.network) if loading.network in quantised.KINDS else network
 
     def part(self, part: str, dtype: torch.dtype = torch.float32) -> Callable[[], nn.Module]:
-        """A call that loads an autoencoder (diffusers) or a text encoder (transformers)."""
+        """A call that loads an autoencoder (diffusers) or a text encoder (transformers); shapes only, on 'meta'."""
         library, name = self.index[part]
         dtype_name = "dtype" if library == "transformers" else "torch_dtype"
 
         def load() -> nn.Module:
             kind = getattr(importlib.import_module(library), name)
+            if torch.get_default_device().type == "meta":
+                bare = kind.from_config(self.config(part)) if library == "diffusers" else kind(self._stated(part, kind))
+                return bare if dtype == torch.float32 else bare.to(dtype)
             return self._weights(part, kind, **{dtype_name: dtype})
 
         return load
+
+    def _stated(self, part: str, kind: Any) -> Any:
+        """The configuration of a text encoder, as its class reads it."""
+        return self._load(part, lambda: kind.config_class.from_pretrained(self.path / part))
 
     def _weights(self, part: str, kind: Any, **options: Any) -> Any:
         """A module with the weights of its folder, all of them: what is missing would be random."""

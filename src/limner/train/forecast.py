@@ -1,0 +1,176 @@
+"""What a run will hold, before it: the trainer's own steps, taken with tensors that have shapes and no contents.
+
+count = Count(device)
+with count:
+    weightless(count, module)                its weights as shapes on the device
+    forecast(count, method, config, sizes)   what each phase of a run holds at its worst moment
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from limner.config import MethodConfig
+from limner.data.encode import PICTURES_AT_ONCE, TEXTS_AT_ONCE
+from limner.methods.base import Method
+from limner.train.counting import Count
+from limner.train.trainer import Trainer
+from limner.types import Batch, Dice, Update
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many pictures a run looks at together, and the sides of its largest ones in pixels."""
+
+    width_px: int
+    height_px: int
+    drawn: int
+    scored: int
+
+
+@dataclass
+class Forecast:
+    """What a run will hold, in bytes, and how much it computes.
+
+    weights: of the network and of whatever else learns. parts: of the autoencoder and the text encoders. gradients,
+    moments, average: of what learns. graph: what is held for a backward pass when it begins. latent, text: of one
+    picture and one caption, encoded. peaks: of each phase, all that is held at its worst moment. flops: first step of a
+    stage -> operations of one of its steps.
+    """
+
+    weights: int = 0
+    parts: int = 0
+    gradients: int = 0
+    moments: int = 0
+    average: int = 0
+    graph: int = 0
+    latent: int = 0
+    text: int = 0
+    peaks: dict[str, int] = field(default_factory=dict)
+    flops: dict[int, int] = field(default_factory=dict)
+
+
+class _Watched(Trainer):
+    """The trainer, which also notes how much is held when a backward pass begins."""
+
+    count: Count
+    held = 0
+
+    def _backward(self, update: Update, row: dict[str, Tensor | float]) -> None:
+        self.held = max(self.held, self.count.now)
+        super()._backward(update, row)
+
+
+def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -> Forecast:
+    """Each phase of a run once, as ``run.training`` goes through them: encoding, drawing, learning, scoring, saving.
+
+    To be called inside ``count``, with a method whose weights are ``weightless``, and the parts of its prior too.
+    """
+    found, prior = Forecast(weights=count.now), method.prior
+    with torch.no_grad():
+        picture_BCHW = torch.empty(PICTURES_AT_ONCE, 3, sizes.height_px, sizes.width_px, device=count.device)
+        mean_BCHW, std_BCHW = prior.encode_image(picture_BCHW)
+        text = prior.encode_text([""] * TEXTS_AT_ONCE)
+        _ = method.null
+    found.latent = (mean_BCHW.nbytes + std_BCHW.nbytes) // len(mean_BCHW)
+    found.text = sum(part.nbytes for part in text.parts() if part is not None) // len(text)
+    own, wanted = prior.latent_CHW, tuple(mean_BCHW.shape[1:])
+    del picture_BCHW, mean_BCHW, std_BCHW
+    found.parts = count.now - found.weights
+    found.peaks["encoding"] = count.peak_since()
+    prior.parts.release()
+    del text
+
+    two = config.model_copy(update={"accumulate": min(2, config.accumulate)})
+    trainer = _Watched(method, two, Path(), _endless, dict, print, Accelerator(cpu=count.device.type == "cpu"))
+    trainer.count = count
+    learned = [weight for learner in trainer.learners.values() for weight in learner.weights]
+    found.gradients = found.average = sum(weight.nbytes for weight in learned)
+    found.moments = 2 * found.gradients
+    batch = functools.partial(_batch, method, count.device)
+    trainer._on_main(functools.partial(_draw, method, config, batch(own, sizes.drawn)))
+    found.peaks["drawing"] = count.peak_since()
+    for first in sorted({0} | method.hand_over_at):
+        found.flops[first] = _learn(trainer, first, batch(wanted, config.batch_size, first))
+        found.flops[first] *= config.accumulate // two.accumulate
+    found.peaks["learning"] = count.peak_since()
+    found.graph = trainer.held - found.weights - found.average - found.moments
+    trainer._on_main(functools.partial(_score, method, batch(own, sizes.scored)))
+    found.peaks["scoring"] = count.peak_since()
+    for file in zip(*(learner.tensors().values() for learner in trainer.learners.values()), strict=True):
+        _ = [tensor.contiguous() for tensors in file for tensor in tensors.values()]
+        del _
+    found.peaks["saving"] = count.peak_since()
+    return found
+
+
+def _learn(trainer: _Watched, first: int, batch: Batch) -> int:
+    """The first steps of a stage; the operations of one."""
+    if first in trainer.method.hand_over_at:
+        for learner in trainer.learners.values():
+            learner.ema.hand_over()
+            learner.restart()
+    for trainer.step in (first, first + 1):  # in the second the optimiser has its moments from the start
+        with FlopCounterMode(display=False) as counted:
+            trainer._one_step(itertools.repeat(batch))
+    return counted.get_total_flops()
+
+
+def _draw(method: Method, config: MethodConfig, batch: Batch) -> None:
+    """A grid of pictures, in two steps, which hold as much as any number."""
+    with method.prior.parts.borrowed():
+        method.generate(
+            batch.text,
+            batch.condition_BCHW,
+            torch.empty_like(batch.mean_BCHW),
+            num_steps=2,
+            guidance_scale=config.guidance_scale,
+            guidance=config.guidance,
+        )
+
+
+@torch.no_grad()
+def _score(method: Method, batch: Batch) -> None:
+    """A score but for the reading of it."""
+    with method.prior.parts.borrowed(), method.prior.computing():
+        for _ in method.step(batch):
+            pass
+
+
+def _batch(method: Method, device: torch.device, latent_CHW: tuple[int, ...], num: int, step: int = 0) -> Batch:
+    """Pictures and captions of a run, without contents."""
+    mean_BCHW = torch.empty(num, *latent_CHW, device=device)
+    condition_px, condition_BCHW, weight_B1HW = method.condition_px, None, None
+    if condition_px is not None:
+        # Of pictures that are not the prior's own size the condition is larger or smaller by as much.
+        sides = (
+            side * condition_px // own for side, own in zip(latent_CHW[1:], method.prior.latent_CHW[1:], strict=True)
+        )
+        condition_BCHW = torch.empty(num, 3, *sides, device=device)
+    if method.config.masked_loss != "off":
+        weight_B1HW = torch.empty(num, 1, *latent_CHW[1:], device=device)
+    return Batch(
+        step=step,
+        keys=[""] * num,
+        captions=[""] * num,
+        meta=[{}] * num,
+        mean_BCHW=mean_BCHW,
+        std_BCHW=torch.empty_like(mean_BCHW),
+        text=method.null.map(lambda part: part.expand(num, *part.shape[1:]).clone()),
+        condition_BCHW=condition_BCHW,
+        dice=Dice(0, step, range(num), device),
+        weight_B1HW=weight_B1HW,
+    )
+
+
+def _endless(start: int, stop: int) -> Iterator[Batch]:
+    raise NotImplementedError  # steps are taken one by one, each with a batch of its own
