@@ -10,4 +10,5 @@ import pytest
 def no_meter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("limner.run.training.metered", lambda file, what: nullcontext())
+        patch.setattr("limner.run.training.find_meters", lambda: None)
         yield

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from limner.run import adapters
 from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
 from limner.sampling.images import contact_sheet, save_png, to_pil
 from limner.train import checkpoint, progress
-from limner.train.cost import metered
+from limner.train.cost import find_meters, metered
+from limner.train.memory import keep_freed
 from limner.train.trainer import Trainer
 from limner.types import Sample
 
@@ -55,6 +57,9 @@ def train(config: MethodConfig) -> Path:
     cpu = device().type == "cpu"
     accelerator = Accelerator(cpu=cpu, log_with="tensorboard", project_dir=folder)
     main = accelerator.is_main_process
+    keep_freed()
+    if main:
+        find_meters()
     if config.device_map == "auto" and accelerator.num_processes > 1:
         raise ConfigError("device_map auto is for one process, which takes all accelerators.", "start one process")
     job = build(config, accelerator.device)
@@ -85,10 +90,7 @@ def train(config: MethodConfig) -> Path:
         accelerator,
     )
     try:
-        if main:
-            with metered(folder / "energy.jsonl", "train"):
-                trainer.run()
-        else:
+        with metered(folder / "energy.jsonl", "train") if main else nullcontext():
             trainer.run()
     except KeyboardInterrupt:
         if main:

@@ -10,25 +10,42 @@ import json
 import logging
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 COUNTRY = "USA"
 
 
-@contextmanager
-def metered(file: Path, what: str) -> Iterator[None]:
-    """Append a row {what, seconds, kwh, kg_co2e, country, peak_mb} to ``file`` when the block ends, however it ends."""
+def find_meters() -> None:
+    """Have codecarbon look for the machine's meters in a thread: once a process it does, and mostly waits (1.6 s)."""
+    tracker = _tracker()
+
+    def look() -> None:
+        tracker.start()
+        tracker.stop()
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def _tracker() -> Any:
     logging.getLogger("codecarbon").disabled = True  # it sets its own level, and talks to the terminal
     from codecarbon import OfflineEmissionsTracker
 
-    tracker = OfflineEmissionsTracker(
+    return OfflineEmissionsTracker(
         country_iso_code=COUNTRY, output_methods=[], log_level="error", allow_multiple_runs=True
     )
+
+
+@contextmanager
+def metered(file: Path, what: str) -> Iterator[None]:
+    """Append a row {what, seconds, kwh, kg_co2e, country, peak_mb} to ``file`` when the block ends, however it ends."""
+    tracker = _tracker()
     tracker.start()
     start = time.monotonic()
     try:
