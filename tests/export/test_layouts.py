@@ -150,7 +150,8 @@ def test_lycoris_names_and_formulas(folders: dict[str, Path], kind: str) -> None
             rank = len(part["lora_down.weight"])
             added = part["lora_up.weight"].flatten(1) @ part["lora_down.weight"].flatten(1) * part["alpha"] / rank
             whole = base.flatten(1) + added
-            whole = whole * part["dora_scale"] / whole.norm(dim=1, keepdim=True)
+            assert part["dora_scale"].shape == (len(base), *[1] * (base.ndim - 1))
+            whole = whole * part["dora_scale"].flatten(1) / whole.norm(dim=1, keepdim=True)
         elif kind == "loha":
             added = (part["hada_w1_a"] @ part["hada_w1_b"]) * (part["hada_w2_a"] @ part["hada_w2_b"])
             whole = base.flatten(1) + added * part["alpha"] / len(part["hada_w1_b"])

@@ -132,7 +132,7 @@ def kohya_layout(adapter: Adapter, family: str, rows: Callable[[str], int], modu
                 up = torch.cat(up.chunk(2)[::-1])
             parts = {"lora_down.weight": down, "lora_up.weight": up}
         else:
-            parts = dict(map(_lycoris, adapter.layers[learned[0]].items()))
+            parts = _lycoris(adapter.layers[learned[0]])
         parts["alpha"] = torch.tensor(adapter.scale * adapter.rank * len(learned))
         tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
     return tensors
@@ -155,12 +155,14 @@ def _fuse(adapter: Adapter, modules: list[str], rows: Callable[[str], int]) -> t
     return torch.cat(downs), up
 
 
-def _lycoris(part: tuple[str, Tensor]) -> tuple[str, Tensor]:
-    """A part of a DoRA, LoKr or LoHa under LyCORIS' name and in its shape."""
-    name, tensor = part
-    if name == "lora_magnitude_vector":  # a number for each output, broadcast over the weight
-        return "dora_scale", tensor.flatten().unsqueeze(1)
-    return {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}.get(name, name), tensor
+def _lycoris(parts: Tensors) -> Tensors:
+    """A layer's DoRA, LoKr or LoHa under LyCORIS' names and in its shapes."""
+    names = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+    named = {names.get(name, name): tensor for name, tensor in parts.items()}
+    magnitude = named.pop("lora_magnitude_vector", None)
+    if magnitude is not None:  # a number for each output, broadcast over the weight
+        named["dora_scale"] = magnitude.reshape(-1, *[1] * (named["lora_down.weight"].ndim - 1))
+    return named
 
 
 def _flat(adapter: Adapter) -> Tensors:

@@ -72,9 +72,10 @@ def check_pixels(ours_CHW: Tensor, theirs_CHW: Tensor, dtype: str) -> tuple[floa
     most, mean = error.max().item(), error.mean().item()
     allowed_most, allowed_mean = ALLOWED[dtype]
     if not (most <= allowed_most and mean <= allowed_mean):
+        rounded = f"{dtype} may round too much for this model: try --dtype fp32; {KEPT}"
         raise ExportError(
             f"the written model draws another picture: pixels differ by up to {most:.4f} of 1 ({allowed_most:.4f} "
             f"allowed), by {mean:.5f} on average ({allowed_mean:.5f} allowed).",
-            KEPT,
+            KEPT if dtype == "fp32" else rounded,
         )
     return most, mean
