@@ -86,6 +86,9 @@ def refuse_layers(layers: Mapping[str, nn.Module], config: AdapterConfig) -> Non
             raise PriorError(
                 f"'{name}' is quantised, and {kind} needs whole weights.", "take base_precision bf16, or lora or oft"
             )
+        if kind == "dora" and type(layer.weight).__name__ == "Int8Params" and str(layer.weight.device) == "cpu":
+            # peft moves the weight to where it is already, and bitsandbytes loses its scales there.
+            raise PriorError("dora over int8 weights does not run on a CPU.", "take base_precision nf4, or lora")
         if kind == "oft" and isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
             raise PriorError(
                 f"'{name}' is a convolution of {layer.kernel_size[0]} x {layer.kernel_size[1]}, which oft cannot turn.",
