@@ -247,3 +247,5 @@ def test_impossible_combinations(ground: Path, trained: Path, tmp_path: Path) ->
     ):
         with pytest.raises(LimnerError, match=said):
             configure(ground, tmp_path / "x", **more)
+    with pytest.raises(LimnerError, match="has an adapter, and is to be widened"):
+        run.train(configure(ground, tmp_path / "x", "concat", adapter="lora", adapter_targets="to_q,conv_in"))

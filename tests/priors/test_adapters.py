@@ -14,7 +14,9 @@ from torch import nn
 from limner.config import AdapterConfig
 from limner.errors import PriorError
 from limner.priors import adapters
-from limner.priors.lora_layers import KINDS, plain_layers
+from limner.priors.folder import Loading
+from limner.priors.lora_files import AdapterFile
+from limner.priors.lora_layers import KINDS, Layer, plain_layers
 from limner.priors.open import open_prior
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -141,3 +143,32 @@ def test_the_familys_own_targets_are_all_of_its_attention(folders: dict[str, Pat
     assert {
         name.partition(".lora_")[0] for name, weight in adapted.named_parameters() if weight.requires_grad
     } == wanted
+
+
+@pytest.mark.parametrize("held", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_over_quantised_weights(folders: dict[str, Path], kind: str, held: Any) -> None:
+    pytest.importorskip("bitsandbytes")
+    prior = open_prior(str(folders["sd"]), Loading(held))
+    prior.to("cpu")
+    if kind in ("lokr", "loha") or (kind, held) == ("dora", "int8"):
+        with pytest.raises(PriorError, match=r"quantised, and|does not run on a CPU"):
+            prior.adapt(config(kind))
+        return
+    prior.adapt(config(kind))
+    before = run_sd(prior.network)
+    prior.network(*_input(torch.float32)).sample.square().mean().backward()
+    learned = [weight for weight in prior.network.parameters() if weight.requires_grad]
+    assert all(weight.dtype == torch.float32 and weight.grad is not None for weight in learned)
+    roughen(prior.network)
+    assert (run_sd(prior.network) - before).abs().max() > 1e-3
+    if kind == "lora":
+        adapters.rescale(prior.network, 0.0)
+        torch.testing.assert_close(run_sd(prior.network), before)
+    else:
+        with pytest.raises(PriorError, match="cannot be scaled"):
+            adapters.rescale(prior.network, 0.5)
+    assert "of 0.3 M weights" in adapters.summary(prior.network, config(kind))
+    layers = {"mid_block.attentions.0.transformer_blocks.0.attn1.to_q": Layer({}, 1.0)}
+    with pytest.raises(PriorError, match="is quantised, so nothing can be added"):
+        adapters.merge(prior.network, [(AdapterFile(Path("a"), layers), 1.0)])
