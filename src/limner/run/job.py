@@ -60,6 +60,11 @@ class Job:
     validation: Loader
     test: Loader
 
+    @property
+    def at_once(self) -> int:
+        """Pictures drawn or scored together: no more than a training step takes, which is known to fit."""
+        return min(32, self.config.batch_size)
+
 
 def load_prior(config: PriorConfig, meta: bool = False) -> Prior:
     """The prior of a configuration, its weights held as that says; with ``meta`` without weights."""
@@ -163,8 +168,8 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: 
     """
     made = []
     with progress.bar(title, len(samples), 0, 1, shown=bool(title)) as advance:
-        for first in range(0, len(samples), 32):
-            some = samples[first : first + 32]
+        for first in range(0, len(samples), job.at_once):
+            some = samples[first : first + job.at_once]
             condition = None
             if job.method.condition_px:
                 condition = torch.stack([loader.condition(sample) for sample in some]).to(loader.device)

@@ -79,16 +79,7 @@ def train(config: MethodConfig) -> Path:
             "set LIMNER_CACHE_GB higher, or LIMNER_CACHE to a folder that can be written"
         )
     accelerator.init_trackers("tensorboard")
-    schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
-    trainer = Trainer(
-        job.method,
-        config,
-        folder,
-        functools.partial(batches, job.train, schedule),
-        functools.partial(_borrowing, job, functools.partial(_score, job)),
-        functools.partial(_borrowing, job, functools.partial(_grid, job, folder)),
-        accelerator,
-    )
+    trainer = trainer_of(job, folder, accelerator)
     try:
         with metered(folder / "energy.jsonl", "train") if main else nullcontext():
             trainer.run()
@@ -101,6 +92,21 @@ def train(config: MethodConfig) -> Path:
     if main:
         console.print(f"trained: {folder}; score it with: limner evaluate {folder}", soft_wrap=True)
     return folder
+
+
+def trainer_of(job: Job, folder: Path, accelerator: Accelerator) -> Trainer:
+    """What trains a job, and now and then scores it and draws with it."""
+    config = job.config
+    schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
+    return Trainer(
+        job.method,
+        config,
+        folder,
+        functools.partial(batches, job.train, schedule),
+        functools.partial(_borrowing, job, functools.partial(_score, job)),
+        functools.partial(_borrowing, job, functools.partial(_grid, job, folder)),
+        accelerator,
+    )
 
 
 def _read_all(job: Job, accelerator: Accelerator) -> None:
@@ -193,8 +199,8 @@ def _score(job: Job) -> dict[str, float]:
     """The method's own score on the validation pictures, with the same noise every time; the mean over pictures."""
     samples, totals = job.validation.samples, dict[str, float]()
     for number in range(VALIDATION_ROUNDS):
-        for first in range(0, len(samples), 32):
-            some = samples[first : first + 32]
+        for first in range(0, len(samples), job.at_once):
+            some = samples[first : first + job.at_once]
             indices = range(first, first + len(some))
             batch = job.validation.collate(job.validation.upright(some), number, indices)
             for key, value in job.method.score(batch).items():
