@@ -28,7 +28,7 @@ def open_prior(name: str, loading: Loading = PLAIN, base: str | None = None, sto
     """A prior by name from 'limner list', by folder or file, or by its name on the hub.
 
     Args:
-        base: for a single file, the diffusers folder or hub name that says its configuration (single_file.py).
+        base: for a single file, the diffusers folder or hub name that says its configuration (converting.py).
         store: where a single file's diffusers folder is kept; needed for a file alone.
 
     Raises:
@@ -36,6 +36,8 @@ def open_prior(name: str, loading: Loading = PLAIN, base: str | None = None, sto
         PriorError: a folder or file that is incomplete, of no known family, or no prior.
     """
     path = Path(name)
+    if base is not None and not path.is_file():
+        raise ConfigError("prior_config is for a prior in a single file.", f"leave it away: {name} is none")
     if name not in find.names("prior"):
         if is_glide(path):
             return importlib.import_module("limner.priors.glide").GlidePrior(path, loading)
@@ -43,8 +45,8 @@ def open_prior(name: str, loading: Loading = PLAIN, base: str | None = None, sto
             return from_folder(path, loading)
         if path.is_file() and path.suffix != ".py":
             assert store is not None
-            single_file = importlib.import_module("limner.priors.single_file")
-            return from_folder(single_file.as_folder(path, base, loading.meta, store), loading)
+            converting = importlib.import_module("limner.priors.converting")  # slow to import, and seldom needed
+            return from_folder(converting.as_folder(path, base, loading.meta, store), loading)
         if hub.is_name(name):
             return from_folder(hub.fetch(name, () if loading.meta else None), loading)
     try:

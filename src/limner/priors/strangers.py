@@ -23,7 +23,9 @@ ENCODER_MARKS = (
     "encoder.block.",
     "encoder.final_layer_norm.",
     "shared.",
-    "model.",
+    "model.layers.",
+    "model.embed_tokens.",
+    "model.norm.",
     "lm_head.",
 )
 
