@@ -200,4 +200,4 @@ def summary(network: nn.Module, config: AdapterConfig) -> str:
 
 
 def _count(num: int) -> str:
-    return f"{num / 1e6:.1f} M" if num >= 100_000 else f"{num:,}"
+    return f"{num / 1e6:,.1f} M" if num >= 100_000 else f"{num:,}"
