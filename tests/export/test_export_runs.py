@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import limner
 from limner.cli import export as command
 from limner.cli.main import main
-from limner.export import lora, verify
+from limner.export import lora, proof, verify
 
 QUICK = ["--steps=3", "--warmup-steps=0", "--batch-size=2", "--sample-steps=2", "--evaluate-every=10000"]
 QUICK += ["--sample-every=10000", "--image-px=16", "--learning-rate=0.02", "--rank=4"]
@@ -308,6 +308,23 @@ def test_without_its_data(train: Train, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("limner.run.exporting.build", gone)
     assert export(run, "diffusers", tmp_path / "out") == 0
     assert said(tmp_path / "out").startswith("StableDiffusionInstructPix2PixPipeline")
+
+
+def test_an_accelerator_that_is_too_small(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, tried = proof.prove, []
+
+    def too_large(*given: Any) -> str:
+        tried.append(1)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError
+        return whole(*given)
+
+    monkeypatch.setattr(proof, "prove", too_large)
+    assert export(train("v", "finetune", "--adapter=lora", "--alpha=2"), "diffusers", tmp_path / "out") == 0
+    assert "exporting on the CPU" in capsys.readouterr().err
+    assert said(tmp_path / "out").startswith("StableDiffusionPipeline")
 
 
 def test_the_python_verb(train: Train, tmp_path: Path) -> None:

@@ -80,27 +80,37 @@ def export(
     out = out or run / "export" / (f"{target}-merged" if merged else target)
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists.", "--overwrite replaces it; --out writes elsewhere")
-    config, method, step = open_run(run, device(), plain=True)
-    result = _result(config, method, merged)
-    writing.refuse(result, target, proven)
-    about = _about(run, config, method.prior, step)
-    seen = _example(config, method) if proven else None
-    if merged:
-        method.prior.network = merge(method.prior.network)
-    if result.pipeline and result.widened:
-        _rescale_planes(method.prior)
     written = out.with_name(f"{out.name}.unverified")
-    shutil.rmtree(written, ignore_errors=True)
-    written.parent.mkdir(parents=True, exist_ok=True)
-    writing.write(written, target, result, about, DTYPES[dtype])
-    said = "It was not verified."
-    if seen is not None:
-        said = proof.prove(written, target, result, method, seen, about, dtype)
-    _describe(written, target, result, about, said)
+    try:
+        said = _write(run, written, target, merged, proven, dtype, device())
+    except torch.OutOfMemoryError:
+        console.print("the accelerator has too little memory for fp32: exporting on the CPU")
+        said = _write(run, written, target, merged, proven, dtype, torch.device("cpu"))
     if out.exists():
         shutil.rmtree(out) if out.is_dir() else out.unlink()
     written.replace(out)
     return Exported(out, said)
+
+
+def _write(run: Path, out: Path, target: str, merged: bool, proven: bool, dtype: str, device: torch.device) -> str:
+    """Write ``out``, whatever was there, and prove it; what was proven."""
+    config, method, step = open_run(run, device, plain=True)
+    result = _result(config, method, merged)
+    writing.refuse(result, target, proven)
+    about = _about(run, config, method.prior, step)
+    seen = _example(config, method, device) if proven else None
+    if merged:
+        method.prior.network = merge(method.prior.network)
+    if result.pipeline and result.widened:
+        _rescale_planes(method.prior)
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writing.write(out, target, result, about, DTYPES[dtype])
+    said = "It was not verified."
+    if seen is not None:
+        said = proof.prove(out, target, result, method, seen, about, dtype)
+    _describe(out, target, result, about, said)
+    return said
 
 
 def _result(config: MethodConfig, method: Method, merged: bool) -> Result:
@@ -150,19 +160,19 @@ def _prediction(prior: Prior) -> str:
     return next(name for kind, name in PREDICTIONS if isinstance(prior.path, kind))
 
 
-def _example(config: MethodConfig, method: Method) -> proof.Example:
+def _example(config: MethodConfig, method: Method, device: torch.device) -> proof.Example:
     """The first held-out sample of the run, from the noise of its sample grids; without its data something simple."""
     caption, condition = " ".join(filter(None, [config.trigger, config.class_word])) or "a picture", None
     if method.condition_px:
         condition = _disc(method.condition_px)
     with contextlib.suppress(DataError):  # the data may be gone
         if not config.stream:
-            loader = build(config, device(), method).validation
+            loader = build(config, device, method).validation
             first = loader.samples[0]
             caption = loader.caption(first)
             condition = loader.condition(first)[None] if method.condition_px else None
-    noise = Dice(VALIDATION_SEED, 0, range(1), device()).normal(*method.prior.latent_CHW)
-    return proof.example(method, caption, None if condition is None else condition.to(device()), noise)
+    noise = Dice(VALIDATION_SEED, 0, range(1), device).normal(*method.prior.latent_CHW)
+    return proof.example(method, caption, None if condition is None else condition.to(device), noise)
 
 
 def _disc(side_px: int) -> Tensor:
