@@ -83,10 +83,12 @@ def offload(network: nn.Module, device: torch.device) -> None:
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.to(device)
     for block in blocks:
-        block.forward = _visiting(block, block.forward, device)
+        block.forward = visiting(block, block.forward, device)
 
 
-def _visiting(block: nn.Module, forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def visiting(block: nn.Module, forward: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """A block's ``forward`` with its frozen weights on the device for as long as it takes; a checkpoint in training."""
+
     def there(*args: Any, **kwargs: Any) -> Any:
         with _copies(block, device):
             return forward(*args, **kwargs)
