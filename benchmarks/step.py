@@ -126,11 +126,12 @@ def write_pictures(table: Path, folder: Path, num: int, side_px: int) -> None:
     rows = []
     for i, sample in zip(range(num), itertools.cycle(subjects()), strict=False):
         picture = Image.fromarray(load_uint8(sample.image, side_px).permute(1, 2, 0).numpy())
-        picture.save(table / f"{i:03d}.png")
-        picture.save(folder / f"{i:03d}.png")
-        picture.filter(ImageFilter.FIND_EDGES).save(table / "outlines" / f"{i:03d}.png")
-        row = {"file_name": f"{i:03d}.png", "text": sample.caption}
-        rows.append(json.dumps(row | {"conditioning_image_file_name": f"outlines/{i:03d}.png"}) + "\n")
+        name = f"{i:03d}.jpg"
+        picture.save(table / name, quality=90)
+        picture.save(folder / name, quality=90)
+        picture.filter(ImageFilter.FIND_EDGES).save(table / "outlines" / name, quality=90)
+        row = {"file_name": name, "text": sample.caption, "conditioning_image_file_name": f"outlines/{name}"}
+        rows.append(json.dumps(row) + "\n")
     (table / "metadata.jsonl").write_text("".join(rows))
 
 
@@ -267,7 +268,6 @@ def where(job: Job, at: Setting, warmup: int) -> dict[str, Any]:
     learners = {
         name: Learner(module, made.method.learning_rate(name), config) for name, module in made.method.learns().items()
     }
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     watch = Stopwatch(device)
     coming = batches(made.train, Schedule(at.batch_size), 0, at.steps + 1)
 
@@ -276,7 +276,7 @@ def where(job: Job, at: Setting, warmup: int) -> dict[str, Any]:
             batch = next(coming)
         updates = made.method.step(batch)
         while True:
-            with watch.part("forward"), mixed:
+            with watch.part("forward"), made.method.prior.computing():
                 update = next(updates, None)
             if update is None:
                 return
@@ -385,6 +385,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--batch-size", type=int, default=2, help="of the random priors; four times as many of mini")
     parser.add_argument("--size", type=int, default=256, help="side of the random priors' pictures in px; mini has 64")
+    parser.add_argument("--picture-px", type=int, default=1024, help="side of the pictures on disk, which are JPEGs")
     parser.add_argument("--steps", type=int, default=12, help="measured, in each round")
     parser.add_argument("--warmup", type=int, default=3, help="before them")
     parser.add_argument("--rounds", type=int, default=3)
@@ -408,7 +409,7 @@ def main() -> None:
             MAKERS[prior](scratch / prior, size_px)
             table, folder = scratch / f"{prior}-table", scratch / f"{prior}-folder"
             # So many that neither program ever has a batch that is not full.
-            write_pictures(table, folder, 4 * batch_size, max(256, size_px))
+            write_pictures(table, folder, 4 * batch_size, given.picture_px)
             at = Setting(
                 scratch / prior,
                 size_px,

@@ -12,18 +12,19 @@ from torch import Tensor
 class Ema:
     """The average of a list of weights. The decay rises from 0.1 with the number of updates, up to ``decay``.
 
-    With ``decay`` 0 the average is the live weights themselves.
+    With ``decay`` 0 the average is the live weights themselves, and costs neither memory nor time.
     """
 
     def __init__(self, weights: Sequence[Tensor], decay: float) -> None:
         self.weights, self.decay, self.num_updates = list(weights), decay, 0
-        self.average = [weight.detach().clone() for weight in weights]
+        self.average = [weight.detach().clone() for weight in weights] if decay else self.weights
 
     @torch.no_grad()
     def update(self) -> None:
         self.num_updates += 1
-        decay = min(self.decay, self.num_updates / (9 + self.num_updates))
-        torch._foreach_lerp_(self.average, self.weights, 1 - decay if self.decay else 1.0)
+        if self.decay:
+            decay = min(self.decay, self.num_updates / (9 + self.num_updates))
+            torch._foreach_lerp_(self.average, self.weights, 1 - decay)
 
     @torch.no_grad()
     def hand_over(self) -> None:
@@ -35,6 +36,9 @@ class Ema:
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Inside, the live weights hold the average."""
+        if not self.decay:
+            yield
+            return
         live = [weight.detach().clone() for weight in self.weights]
         with torch.no_grad():
             for weight, average in zip(self.weights, self.average, strict=True):
