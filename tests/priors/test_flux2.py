@@ -64,8 +64,8 @@ def test_a_long_caption_is_cut_where_the_pipeline_cuts_it(pair: tuple[Any, Prior
 
 def test_what_learns(pair: tuple[Any, Prior]) -> None:
     checks.assert_every_weight_learns(pair[1])
-    # A block of two streams has four layers for the picture, one of a single stream has two for both.
-    checks.assert_adapters_learn(pair[1], num_layers=1 * 4 + 2 * 2)
+    # A block of two streams has four layers for each, one of a single stream has two.
+    checks.assert_adapters_learn(pair[1], num_layers=1 * 8 + 2 * 2)
 
 
 def test_wider_input(pair: tuple[Any, Prior]) -> None:
