@@ -99,7 +99,7 @@ JOBS = {
         "controlnet/train_controlnet.py",
         [*TABLE, "--conditioning_image_column", "conditioning_image"],
         "controlnet",
-        {"data": "{table}", "flip": False, "condition_dropout": 0.0},
+        {"data": "{table}", "flip": False},
         only_8x=True,
     ),
 }

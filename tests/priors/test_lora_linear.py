@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from limner.priors.lora_linear import LoraLinear, fuse
+from limner.priors.lora_linear import LowRankLinear, fuse
 
 
 class Net(nn.Module):
@@ -44,7 +44,7 @@ def gradients(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6)])
 def test_equal_to_peft(shape: tuple[int, ...]) -> None:
     peft, ours = both()
-    assert type(ours.first) is type(ours.second) is LoraLinear
+    assert type(ours.first) is type(ours.second) is LowRankLinear
     x = torch.randn(shape)
     for wanted, got in zip(gradients(peft, x), gradients(ours, x), strict=True):
         torch.testing.assert_close(got, wanted)
@@ -115,4 +115,4 @@ def test_disabled_merged_and_scaled_as_peft_does() -> None:
 
 def test_dora_stays_with_peft() -> None:
     _, ours = both(use_dora=True)
-    assert not any(isinstance(layer, LoraLinear) for layer in ours.modules())
+    assert not any(isinstance(layer, LowRankLinear) for layer in ours.modules())

@@ -44,7 +44,7 @@ class LowRank(torch.autograd.Function):
         return grad_x, None, None, grad_small.T @ rows, (grad_rows.T @ small).mul_(ctx.scale), None
 
 
-class LoraLinear(Linear):
+class LowRankLinear(Linear):
     """peft's layer with one adapter and no dropout, which computes by ``LowRank``; all else is peft's."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -62,4 +62,4 @@ def fuse(network: nn.Module) -> None:
     """Let peft's plain LoRA layers over plain linear layers compute so; in place."""
     for layer in network.modules():
         if type(layer) is Linear and type(layer.base_layer.weight) is nn.Parameter and not layer.lora_variant:
-            layer.__class__ = LoraLinear
+            layer.__class__ = LowRankLinear
