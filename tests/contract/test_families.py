@@ -1,4 +1,4 @@
-"""Every method runs on every prior: it trains, is cut and goes on, draws, is opened again, and draws the same."""
+"""Every method on every prior trains, is cut and goes on, draws; opened again, and exported, it draws the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiny_families import PICTURE_PX, family_folder
 
 from limner import find, run
 from limner.config import MethodConfig
-from limner.errors import LimnerError
+from limner.errors import ExportError, LimnerError
 from limner.priors.glide_files import official
 from limner.priors.glide_net import NetConfig, UNet
 from limner.priors.glide_text import TextTransformer
@@ -35,6 +35,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 # What cannot be, and is said before anything is read or written: these families have no ControlNet.
 REFUSED = {("controlnet", family) for family in ("flux2_klein", "z_image", "glide")}
+# What no file that diffusers knows can hold.
+UNWRITTEN = {(method, "glide"): "is no diffusers folder" for method in METHODS}
+UNWRITTEN |= {("concat", "z_image"): "no configuration for the wider input"}
+# What diffusers has the networks of, but no pipeline that draws with them as limner does.
+OUR_SAMPLER = {("concat", family) for family in ("sd3", "flux2_klein", "qwen_image")}
+OUR_SAMPLER |= {("controlnet", family) for family in ("sd3", "flux", "qwen_image")}
+OUR_SAMPLER |= {("piti", family) for family in FAMILIES}
 
 # diffusers' own ControlNet of FLUX takes its positions from where diffusers says not to.
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
@@ -76,7 +83,7 @@ def configure(ground: Path, out: Path, method: str, family: str) -> MethodConfig
         "warmup_steps": 0,
         "save_every": 1,
         "sample_every": 2,
-        "evaluate_every": 2,
+        "evaluate_every": 3,
         "sample_steps": 2,
         "learning_rate": 1e-2,
         **OPTIONS.get(method, {}),
@@ -130,6 +137,14 @@ def test_every_method_runs_on_every_prior(ground: Path, tmp_path: Path, method: 
     assert step == 2
     _grid(run.build(config, torch.device("cpu"), opened), tmp_path / "opened", 2)
     assert same(pixels(whole), pixels(tmp_path / "opened"))
+    merged = method == "concat"  # its first layer is no adapter's
+    if refused := UNWRITTEN.get((method, family)):
+        with pytest.raises(ExportError, match=refused):
+            run.export(whole, target="diffusers", merged=merged)
+        return
+    proof = run.export(whole, target="diffusers", merged=merged).proof
+    assert "drew the run's first sample again" in proof
+    assert proof.startswith("No pipeline") == ((method, family) in OUR_SAMPLER)
 
 
 def _saved(folder: Path, step: int) -> dict[str, bytes]:

@@ -91,7 +91,7 @@ def test_what_learns(pair: tuple[Any, Prior]) -> None:
         return "blocks.1.attn.add_q_proj" in name or "blocks.1.attn.norm_added_q" in name
 
     checks.assert_every_weight_learns(pair[1], asks_for_nothing)
-    checks.assert_adapters_learn(pair[1], 8 + 7, asks_for_nothing)
+    checks.assert_adapters_learn(pair[1], (8 + 4) + 7, asks_for_nothing)
 
 
 def test_wider_input(pair: tuple[Any, Prior]) -> None:

@@ -98,8 +98,7 @@ class FluxPrior(Prior):
         if cond.channels_BCHW is not None:
             x_t_BCHW = torch.cat([x_t_BCHW, cond.channels_BCHW], dim=1)
         height, width = (side // 2 for side in x_t_BCHW.shape[2:])
-        device = x_t_BCHW.device
-        places = torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width)).to(device)
+        places = torch.cartesian_prod(*(torch.arange(size, device=x_t_BCHW.device) for size in (1, height, width)))
         told: dict[str, Any] = {
             "hidden_states": _packed(x_t_BCHW),
             "encoder_hidden_states": cond.tokens_BLD,
@@ -127,7 +126,7 @@ class FluxPrior(Prior):
     def add_control(self) -> nn.Module:
         network: Any = self.network
         config = {
-            **network.config,
+            **{name: value for name, value in network.config.items() if name != "out_channels"},
             "num_layers": min(CONTROL_LAYERS, network.config.num_layers),
             "num_single_layers": min(CONTROL_SINGLE_LAYERS, network.config.num_single_layers),
         }
