@@ -136,7 +136,7 @@ class Trainer:
 
     def _lower(self, updates: Iterator[Update], row: dict[str, Tensor | float]) -> tuple[str, ...]:
         """Backward from the next update, at once, so that one micro-batch's graph is held; its names, () at the end."""
-        with self.accelerator.autocast():
+        with self.method.prior.computing():
             update = next(updates, None)
         if update is not None:
             self._backward(update, row)
@@ -203,7 +203,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _score(self) -> None:
-        scores = self.score()
+        with self.method.prior.computing():
+            scores = self.score()
         if self.best is None or scores["score"] > self.best["score"]:
             self.best = {"step": self.step, "score": scores["score"]}
         self._write_log(self.step, {f"validation/{key}": value for key, value in scores.items()})
