@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from diffusers import DiffusionPipeline
+from families import pipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -42,7 +43,13 @@ def train(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) ->
     """A trained run of a family, a method and options; each is trained once."""
     root = tmp_path_factory.mktemp("runs")
     tiny.pairs_folder(root / "pairs")
-    bases = {**folders, "v": tiny.prior_folder(root / "v", "v"), "flow": tiny.prior_folder(root / "flow", "flow")}
+    pipeline(folders["sdxl"]).to(torch.bfloat16).save_pretrained(root / "half")  # a base in 16 bits
+    bases = {
+        **folders,
+        "half": root / "half",
+        "v": tiny.prior_folder(root / "v", "v"),
+        "flow": tiny.prior_folder(root / "flow", "flow"),
+    }
 
     def run(family: str, method: str, *options: str) -> Path:
         out = root / "-".join([family, method, *(option.strip("-").replace("=", "_") for option in options)])
@@ -91,7 +98,9 @@ def said(out: Path) -> str:
         ("flux2", "finetune", ["--adapter=lora"], "kohya", [], "Flux2KleinPipeline"),
         ("flow", "concat", [], "diffusers", [], "No pipeline"),
         ("v", "piti", PITI, "diffusers", [], "No pipeline"),
+        ("v", "piti", [*PITI, "--adapter=lora"], "diffusers", [], "No pipeline"),
         ("qwen_image", "concat", [], "comfyui", [], "No pipeline"),
+        ("half", "finetune", [], "diffusers", [], "StableDiffusionXLPipeline"),
     ],
 )
 def test_proven(
@@ -186,6 +195,7 @@ def test_a_wrong_weight_of_a_whole_model_is_noticed(
         ("finetune", [], "diffusers", ["--merge"], "no adapter to merge"),
         ("finetune", [], "kohya", [], "has no place for 'add_embedding"),
         ("concat", ["--adapter=lora"], "diffusers", [], "--merge"),
+        ("controlnet", [], "kohya", [], "no layout for a ControlNet"),
         ("finetune", [], "difusers", [], "did you mean 'diffusers'"),
     ],
 )

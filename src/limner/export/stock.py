@@ -28,6 +28,7 @@ PLANES = {
     "sdxl": "StableDiffusionXLInstructPix2PixPipeline",
     "flux": "FluxControlPipeline",
 }
+FP32: dict[str, Any] = {"torch_dtype": torch.float32}  # whatever the files hold
 CONTROLS = {"sd": "StableDiffusionControlNetPipeline", "sdxl": "StableDiffusionXLControlNetPipeline"}
 
 
@@ -60,7 +61,7 @@ def open_pipeline(folder: Path, kind: str | None = None, **parts: Any) -> Any:
     with heard():
         if "safety_checker" in diffusers.DiffusionPipeline.load_config(folder):
             parts["safety_checker"] = None
-        opened = pipeline.from_pretrained(folder, local_files_only=True, **parts)
+        opened = pipeline.from_pretrained(folder, local_files_only=True, **FP32, **parts)
     opened.set_progress_bar_config(disable=True)
     return opened
 
@@ -108,10 +109,10 @@ def load_single_file(file: Path, family: str, component: str, base: Path, networ
         try:
             with heard():
                 if whole:
-                    opened = kind.from_single_file(file, config=str(bare), local_files_only=True, **options)
+                    opened = kind.from_single_file(file, config=str(bare), local_files_only=True, **FP32, **options)
                     opened.set_progress_bar_config(disable=True)
                     return opened
-                read = kind.from_single_file(file, config=str(bare / component), local_files_only=True)
+                read = kind.from_single_file(file, config=str(bare / component), local_files_only=True, **FP32)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, AssertionError, IndexError) as error:
             raise ExportError(f"{file}: from_single_file cannot read it: {first_line(error)}.", KEPT) from error
     return open_pipeline(base, pipeline, **{component: read})
@@ -121,7 +122,8 @@ def open_control(folder: Path, file: Path | None, control: Any, base: Path, pipe
     """The base's pipeline with the ControlNet in ``folder`` (or in the one ``file``) beside it, as ``controlnet``."""
     kind = type(control)
     if file is None:
-        read = kind.from_pretrained(folder, local_files_only=True)
+        with heard():
+            read = kind.from_pretrained(folder, local_files_only=True, **FP32)
     else:  # a file has no configuration; its readers know the sizes of their family
         read = kind.from_config(control.config)
         read.load_state_dict(load_file(file))

@@ -125,6 +125,8 @@ def _result(config: MethodConfig, method: Method, merged: bool) -> Result:
             f"{config.prior} is no diffusers folder, and nothing else can be written or proven.",
             "use a diffusers folder as prior",
         )
+    if merged and config.adapter == "full":
+        raise ExportError("the run has no adapter to merge.", "leave --merge out")
     beside = {name: module for name, module in learns.items() if name not in ("network", "control")}
     if "control" in learns:
         return Result("control", "control", prior, pipeline=stock.CONTROLS.get(prior.family), beside=beside)
@@ -140,8 +142,6 @@ def _result(config: MethodConfig, method: Method, merged: bool) -> Result:
     drawable = widened and stock.can_draw(prior.family, _prediction(prior))
     pipeline = stock.PLANES.get(prior.family) if drawable else None
     if config.adapter == "full" or merged:
-        if merged and config.adapter == "full":
-            raise ExportError("there is no adapter to merge: every weight was trained.", "leave --merge out")
         return Result("network", "full", prior, None, pipeline, widened, beside)
     if widened:
         raise ExportError(
