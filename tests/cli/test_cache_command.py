@@ -60,6 +60,29 @@ def data_set(folder: Path, days_old: float = 0) -> Path:
     return made
 
 
+def prior(folder: Path, base: Path) -> Path:
+    """A prior made from a single file, whose text encoder is a link to its base's, as it lies there."""
+    (base / "text_encoder").mkdir(parents=True)
+    (base / "text_encoder" / "model.safetensors").write_bytes(b"x" * 1000)
+    made = folder / "priors" / "fox-v2.1-0123456789abcdef"
+    (made / "unet").mkdir(parents=True)
+    for name in ("model_index.json", "unet/weights.safetensors"):
+        (made / name).write_bytes(b"x" * 100)
+    (made / "text_encoder").symlink_to(base / "text_encoder", target_is_directory=True)
+    return made
+
+
+def test_a_prior_made_from_a_file(folder: Path, tmp_path: Path, say: Callable) -> None:
+    made = prior(folder, tmp_path / "base")
+    own = folder / "priors" / "mine"
+    own.mkdir()
+    (kind,) = json.loads(say("show", "--json"))["kinds"]
+    assert (kind["kind"], kind["entries"], kind["bytes"]) == ("prior fox-v2.1-0123456789abcdef", 2, 200)
+    say("clear", "--yes")
+    assert not made.exists() and own.is_dir()
+    assert (tmp_path / "base" / "text_encoder" / "model.safetensors").is_file()
+
+
 def test_an_empty_cache(folder: Path, say: Callable) -> None:
     assert say("show").startswith(f"{folder}: 0.0 MB; tensors may take 20,000.0 MB")
     assert json.loads(say("show", "--json"))["kinds"] == []

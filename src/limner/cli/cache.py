@@ -1,7 +1,8 @@
 """``limner cache``: what lies in the folder of things that can be made again, and making room. Needs no torch.
 
-Only what limner itself makes there is shown and deleted: shards of tensors and built-in data sets, by their names. So
-a cache folder that was set to a folder of one's own by mistake loses nothing else; links are not followed.
+Only what limner itself makes there is shown and deleted: shards of tensors, built-in data sets and priors made from
+single files, by their names. So a cache folder that was set to a folder of one's own by mistake loses nothing else;
+links are not followed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from limner.data import store
 from limner.errors import ConfigError, DataError
 
 SHARD = re.compile(r"[0-9a-f]{32}\.(safetensors|tmp)")
+PRIOR = re.compile(r".+-[0-9a-f]{16}(\.making)?")
 DAY_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is deleted as a whole: a shard, or a built-in data set."""
+    """What is deleted as a whole: a shard, a built-in data set, or a prior."""
 
     path: Path
     kind: str
@@ -44,7 +46,8 @@ class Item:
         """Gone already is as good."""
         try:
             if self.path.is_dir():
-                (self.path / "metadata.jsonl").unlink(missing_ok=True)  # first, as without it the set counts as unmade
+                for index in ("metadata.jsonl", "model_index.json"):  # first, as without it the folder counts as unmade
+                    (self.path / index).unlink(missing_ok=True)
                 shutil.rmtree(self.path)
             else:
                 self.path.unlink()
@@ -64,10 +67,19 @@ def items() -> Iterator[Item]:
                 yield Item(file, file.parts[-3], _num_rows(file), about.st_size, about.st_mtime)
     made = tuple(find.names("data set"))
     for folder in sorted((root / "data").glob("*/")):
-        if folder.name.partition("-")[0] in made and not folder.is_symlink() and not folder.parent.is_symlink():
-            files = [file.stat() for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
-            num_bytes, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0)
-            yield Item(folder, f"data set {folder.name}", len(files), num_bytes, used)
+        if folder.name.partition("-")[0] in made:
+            yield from _whole(folder, "data set")
+    for folder in sorted((root / "priors").glob("*/")):
+        if PRIOR.fullmatch(folder.name):
+            yield from _whole(folder, "prior")
+
+
+def _whole(folder: Path, kind: str) -> Iterator[Item]:
+    """A folder, unless it lies behind a link."""
+    if not folder.is_symlink() and not folder.parent.is_symlink():
+        files = [file.stat() for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+        num_bytes, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0)
+        yield Item(folder, f"{kind} {folder.name}", len(files), num_bytes, used)
 
 
 def _num_rows(file: Path) -> int:
@@ -86,9 +98,9 @@ def _num_rows(file: Path) -> int:
 def cache(ctx: click.Context) -> None:
     """Show or clear what limner keeps to be faster the next time.
 
-    Encoded pictures and captions, condition pictures, and built-in data sets that were made once. All of it is made
-    again when it is needed. It lies in $LIMNER_CACHE, else in limner/ of $XDG_CACHE_HOME or ~/.cache; what the tensors
-    take is bounded by $LIMNER_CACHE_GB (20).
+    Encoded pictures and captions, condition pictures, built-in data sets that were made once, and priors made from
+    single files. All of it is made again when it is needed. It lies in $LIMNER_CACHE, else in limner/ of
+    $XDG_CACHE_HOME or ~/.cache; what the tensors take is bounded by $LIMNER_CACHE_GB (20).
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

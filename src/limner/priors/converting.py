@@ -73,8 +73,9 @@ def _made_once(single: SingleFile, base: DiffusersFolder, lacking: list[str], st
     try:
         store.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(f"{target}.lock"):  # of several processes one makes it
-            shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
-            if not target.is_dir():
+            if not (target / "model_index.json").is_file():
+                for left in (making, target):  # by a process that was killed while it made or deleted it
+                    shutil.rmtree(left, ignore_errors=True)
                 making.mkdir()
                 try:
                     _write(single, base, lacking, making)
