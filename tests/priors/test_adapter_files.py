@@ -382,9 +382,19 @@ def test_what_is_no_adapter_of_this_prior_is_refused_by_name(folders: dict[str, 
     refused(other, "does not fit a weight of")
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, other)
     refused(other, "does not fit a weight of")
+    first = name.removesuffix(".lora_up.weight")
+    again = {
+        f"unet.{_dotted(net, first)}{key.removeprefix(first)}": tensors[key].clone() for key in tensors if first in key
+    }
+    save_file({**tensors, **again}, other)
+    refused(other, "twice, under two names")
     save_file({**tensors, name: tensors[name] * float("nan")}, other)
     with pytest.raises(PriorError, match=r"other\.safetensors: what it adds to .* is not finite"):
         adapters.merge(net, [(read(other, net, "sd"), 1.0)])
+
+
+def _dotted(net: nn.Module, name: str) -> str:
+    return next(own for own in plain_layers(net) if own.replace(".", "_") == name.removeprefix("lora_unet_"))
 
 
 def _two(folder: Path, file: Path) -> Path:

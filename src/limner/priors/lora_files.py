@@ -87,9 +87,12 @@ def read(path: Path, network: nn.Module, family: str) -> AdapterFile:
     for module, parts in given.items():
         layer = Layer({part: parts[part] for part in parts if part != "alpha"}, _scale(module, parts, about))
         try:
-            layers |= split(layer, known[module], about)
+            made = split(layer, known[module], about)
         except ValueError as error:
             raise PriorError(f"{file}: '{module}' {error}.", _guess(tensors, family)) from None
+        if twice := sorted(made.keys() & layers.keys()):
+            raise PriorError(f"{file} has '{twice[0]}' twice, under two names.", "delete the tensors of one of them")
+        layers |= made
     return AdapterFile(file, layers)
 
 
