@@ -23,7 +23,7 @@ from limner.priors.base import Prior
 from limner.priors.folder import DiffusersFolder, Loading
 from limner.priors.open import open_prior
 from limner.priors.paths import Eps, V
-from limner.priors.single_file import SingleFile
+from limner.priors.single_file import SafetensorsFile
 
 META = Loading(meta=True)
 Tensors = dict[str, Tensor]
@@ -276,7 +276,7 @@ def test_version_2_that_does_not_say_it_is_refused(folders: dict[str, Path], tmp
     file = write(tmp_path / "model.safetensors", tensors)
     refused(file, None, store, "Stable Diffusion 2 and does not say whether it predicts eps or v", "prior_config")
     stated = write(tmp_path / "stated.safetensors", tensors, **{"modelspec.prediction_type": "v"})
-    assert SingleFile(stated).kind() == "v2"
+    assert SafetensorsFile(stated).kind() == "v2"
     refused(stated, None, store, "stable-diffusion-2", "the hub cannot be asked")
 
 

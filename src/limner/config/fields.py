@@ -187,7 +187,9 @@ class MethodConfig(DataConfig, PriorConfig):
     keep: int = Field(2, ge=1, description="checkpoints kept, beside the best")
     sample_every: int = Field(200, ge=1, description="steps between sample grids")
     evaluate_every: int = Field(200, ge=1, description="steps between scores on validation pictures")
-    guidance_scale: float = Field(3.0, ge=1, description="of the sample grids; 1 is none")
+    guidance_scale: float | None = Field(
+        None, ge=1, description="of the sample grids and of drawing; 1 is none; default: the prior's own"
+    )
     guidance: Literal["off", "measured", "independent", "rescale"] = Field(
         "off", description="how guided predictions are normalised (sampling/guidance.py)"
     )

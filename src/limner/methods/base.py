@@ -67,6 +67,11 @@ class Method(ABC):
         with torch.no_grad():
             return self.prior.encode_text([""])
 
+    @property
+    def guidance_scale(self) -> float:
+        """The configuration's, else the prior's own."""
+        return self.config.guidance_scale or self.prior.guidance_scale
+
     def conditions(self, text: Cond, condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
         """The condition to sample with, and the null condition that guidance contrasts it with; B rows each."""
         return text, self.null.expand(len(text))

@@ -89,6 +89,7 @@ class Prior(ABC):
         latent_scale: the autoencoder's latents are multiplied by it.
         token_dim, num_tokens: width and number of the text tokens that cross attention reads.
         pooled_dim: width of the pooled vector, None where the prior has none.
+        guidance_scale: what its pictures are usually drawn with; 1 is none.
         adapter_targets: names (suffixes) of the linear layers that a low-rank adapter changes by default.
     """
 
@@ -107,6 +108,7 @@ class Prior(ABC):
     token_dim: int
     num_tokens: int
     pooled_dim: int | None = None
+    guidance_scale: float = 5.0
     adapter_targets: Sequence[str] = ()
 
     @abstractmethod
@@ -185,7 +187,9 @@ class Prior(ABC):
 
     def fingerprint(self) -> str:
         """A hash of what encodes: latents and embedded captions of priors with the same one are the same."""
-        about = f"{type(self).__name__} {self.latent_scale} {self.device.type} {self.encoders_digest()}"
+        about = (
+            f"{type(self).__name__} {self.latent_scale} {self.device.type} {self.precision} {self.encoders_digest()}"
+        )
         return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def adapt(self, config: AdapterConfig) -> nn.Module:

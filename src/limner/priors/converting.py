@@ -27,7 +27,7 @@ from limner.errors import PriorError, first_line
 from limner.priors import hub
 from limner.priors.files import check
 from limner.priors.folder import DiffusersFolder
-from limner.priors.single_file import AUTOENCODER, CLIP, DENOISER, T5, SingleFile, base_hint
+from limner.priors.single_file import AUTOENCODER, CLIP, DENOISER, T5, SafetensorsFile, base_hint
 
 OTHERS = ("model_ema.", "denoiser.", *AUTOENCODER, *CLIP, *T5)
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -43,7 +43,7 @@ def as_folder(file: Path, base: str | None, meta: bool, store: Path) -> Path:
     Raises:
         PriorError: a file that is no prior, one that does not fit the base, or a part that neither of them has.
     """
-    single = SingleFile(file)
+    single = SafetensorsFile(file)
     kind = None if base else single.kind()
     if kind == "v2" and single.prediction() is None:
         raise PriorError(
@@ -67,7 +67,7 @@ def as_folder(file: Path, base: str | None, meta: bool, store: Path) -> Path:
     return _made_once(single, folder, lacking, store)
 
 
-def _made_once(single: SingleFile, base: DiffusersFolder, lacking: list[str], store: Path) -> Path:
+def _made_once(single: SafetensorsFile, base: DiffusersFolder, lacking: list[str], store: Path) -> Path:
     target = store / f"{single.path.stem}-{_digest(single.path, base)}"
     making = target.with_name(f"{target.name}.making")
     try:
@@ -105,7 +105,7 @@ def _digest(file: Path, folder: DiffusersFolder) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(single: SingleFile, base: DiffusersFolder, lacking: list[str], target: Path) -> None:
+def _write(single: SafetensorsFile, base: DiffusersFolder, lacking: list[str], target: Path) -> None:
     """A diffusers folder: converted parts, and links to what the base gives."""
     index = {name: [None, None] if name in UNUSED else value for name, value in base.index.items()}
     for part in lacking:
@@ -121,7 +121,7 @@ def _write(single: SingleFile, base: DiffusersFolder, lacking: list[str], target
     (target / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
-def _set_prediction(single: SingleFile, file: Path) -> None:
+def _set_prediction(single: SafetensorsFile, file: Path) -> None:
     """What the file says of its prediction is nearer the truth than its base's scheduler."""
     config = json.loads(file.read_text(encoding="utf-8"))
     if stated := single.prediction():
@@ -131,7 +131,7 @@ def _set_prediction(single: SingleFile, file: Path) -> None:
     file.write_text(json.dumps(config, indent=2))
 
 
-def _convert(single: SingleFile, base: DiffusersFolder, part: str) -> Any:
+def _convert(single: SafetensorsFile, base: DiffusersFolder, part: str) -> Any:
     """One part of the file as a module, in the precision it has there."""
     wrong = (KeyError, ValueError, RuntimeError, IndexError, OSError, single_file_utils.SingleFileComponentError)
     lacks = PriorError(
@@ -150,7 +150,7 @@ def _convert(single: SingleFile, base: DiffusersFolder, part: str) -> Any:
     return module
 
 
-def _module(single: SingleFile, base: DiffusersFolder, part: str) -> Any:
+def _module(single: SafetensorsFile, base: DiffusersFolder, part: str) -> Any:
     library, name = base.index[part]
     kind: Any = getattr(importlib.import_module(library), name)
     own = _own(single, part, name)
@@ -167,7 +167,7 @@ def _module(single: SingleFile, base: DiffusersFolder, part: str) -> Any:
     return module
 
 
-def _own(single: SingleFile, part: str, kind: str) -> dict[str, Tensor]:
+def _own(single: SafetensorsFile, part: str, kind: str) -> dict[str, Tensor]:
     """A part's tensors under the names that diffusers' converter of its class looks for."""
     names = list(single.tensors)
     if part == "vae":

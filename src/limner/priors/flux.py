@@ -43,6 +43,7 @@ class FluxPrior(Prior):
     """
 
     family = "flux"
+    guidance_scale = 1.0
     component = "transformer"
     adapter_targets = JOINT_ATTENTION
     distilled_guidance: float = 3.5

@@ -69,6 +69,7 @@ class Flux2KleinPrior(Prior):
         folder.need(text_encoder=("Qwen3ForCausalLM",), tokenizer=(), scheduler=("FlowMatchEulerDiscreteScheduler",))
         transformer, vae, scheduler = (folder.config(part) for part in ("transformer", "vae", "scheduler"))
         self.folder, self.source = folder, folder.path
+        self.guidance_scale = 1.0 if folder.index.get("is_distilled") else 4.0
         self.tokenizer = ChatTokenizer(folder, "tokenizer", NUM_TOKENS, thinking=False)
         self.multiple_px = 2 * autoencoder.pixels_a_cell(vae)
         self.image_px = loading.side_px(vae["sample_size"], self.multiple_px)

@@ -36,6 +36,7 @@ class GlidePrior(Prior):
     """
 
     family = "glide"
+    guidance_scale = 3.0
     component = "unet"
     adapter_targets = ("qkv", "encoder_kv", "proj_out")
     role = "base"

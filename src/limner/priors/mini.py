@@ -12,4 +12,6 @@ FOLDER = Path(__file__).parents[1] / "assets" / "mini"
 
 def mini(loading: Loading = PLAIN) -> StableDiffusion:
     """The packaged weights (v0: 64 px pictures, 16 x 16 x 4 latents, v prediction)."""
-    return StableDiffusion(DiffusersFolder(FOLDER), loading)
+    prior = StableDiffusion(DiffusersFolder(FOLDER), loading)
+    prior.guidance_scale = 3.0
+    return prior

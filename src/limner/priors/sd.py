@@ -110,6 +110,7 @@ class StableDiffusion(UNetPrior):
     """
 
     family = "sd"
+    guidance_scale = 7.5
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(text_encoder=("CLIPTextModel",), tokenizer=())

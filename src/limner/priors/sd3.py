@@ -49,6 +49,7 @@ class StableDiffusion3(Prior):
     """
 
     family = "sd3"
+    guidance_scale = 7.0
     component = "transformer"
     adapter_targets = JOINT_ATTENTION
 

@@ -27,6 +27,7 @@ class StableDiffusionXL(UNetPrior):
     """
 
     family = "sdxl"
+    guidance_scale = 5.0
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         if folder.kind("text_encoder") is None and folder.kind("text_encoder_2"):

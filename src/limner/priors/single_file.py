@@ -27,7 +27,7 @@ FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 STATED = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 
 
-class SingleFile:
+class SafetensorsFile:
     """What a file says of itself; no tensor is read before it is asked for.
 
     Raises:

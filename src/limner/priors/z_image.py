@@ -32,6 +32,7 @@ class ZImagePrior(Prior):
     """
 
     family = "z_image"
+    guidance_scale = 4.0
     component = "transformer"
     adapter_targets = ("to_q", "to_k", "to_v", "to_out.0")
 

@@ -27,6 +27,7 @@ from limner.priors.open import open_prior
 from limner.run import adapters
 from limner.run.data import load_splits, needs_of, recipe_of, refuse
 from limner.train import checkpoint, progress
+from limner.train.optim import buffers_of
 from limner.types import Dice, Sample
 
 VALIDATION_SEED = 1_000_003
@@ -153,7 +154,7 @@ def open_run(run: Path, device: torch.device, plain: bool = False) -> tuple[Meth
     for name, module in method.learns().items():
         saved = files["ema"].get(name, {})
         wanted = {key for key, weight in module.named_parameters() if weight.requires_grad}
-        if strange := sorted(saved.keys() ^ (wanted | dict(module.named_buffers()).keys())):
+        if strange := sorted(saved.keys() ^ (wanted | buffers_of(module).keys())):
             raise RunError(
                 f"{run}: weight '{name}/{strange[0]}' fits not.", "use the limner and the method it was made by"
             )
@@ -179,7 +180,7 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: 
                 condition,
                 dice.normal(*job.method.prior.latent_CHW),
                 num_steps=job.config.sample_steps,
-                guidance_scale=job.config.guidance_scale,
+                guidance_scale=job.method.guidance_scale,
                 guidance=job.config.guidance,
             )
             made.append(to_uint8(drawn))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from limner.config import MethodConfig
@@ -24,7 +23,7 @@ from limner.data.encode import PICTURES_AT_ONCE, TEXTS_AT_ONCE
 from limner.methods.base import Method
 from limner.train.counting import Count
 from limner.train.trainer import Trainer
-from limner.types import Batch, Dice, Update
+from limner.types import Batch, Dice
 
 
 @dataclass(frozen=True)
@@ -41,37 +40,24 @@ class Sizes:
 class Forecast:
     """What a run will hold, in bytes, and how much it computes.
 
-    weights: of the network and of whatever else learns. parts: of the autoencoder and the text encoders. gradients,
-    moments, average: of what learns. graph: what is held for a backward pass when it begins. latent, text: of one
-    picture and one caption, encoded. peaks: of each phase, all that is held at its worst moment. flops: first step of a
-    stage -> operations of one of its steps.
+    weights: of the network and of whatever else learns. parts: of the autoencoder and the text encoders. learned: of
+    what learns; its average takes as much, the optimiser's moments twice as much. gradients: those that are there when
+    learning is at its worst. latent, text: of one picture and one caption, encoded. peaks: of each phase, all that is
+    held at its worst moment. flops: first step of a stage -> operations of one of its steps.
     """
 
     weights: int = 0
     parts: int = 0
+    learned: int = 0
     gradients: int = 0
-    moments: int = 0
-    average: int = 0
-    graph: int = 0
     latent: int = 0
     text: int = 0
     peaks: dict[str, int] = field(default_factory=dict)
     flops: dict[int, int] = field(default_factory=dict)
 
 
-class _Watched(Trainer):
-    """The trainer, which also notes how much is held when a backward pass begins."""
-
-    count: Count
-    held = 0
-
-    def _backward(self, update: Update, row: dict[str, Tensor | float]) -> None:
-        self.held = max(self.held, self.count.now)
-        super()._backward(update, row)
-
-
 def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -> Forecast:
-    """Each phase of a run once, as ``run.training`` goes through them: encoding, drawing, learning, scoring, saving.
+    """Each phase of a run once, as ``run.training`` goes through them: encoding, learning, drawing, scoring, saving.
 
     To be called inside ``count``, with a method whose weights are ``weightless``, and the parts of its prior too.
     """
@@ -91,19 +77,17 @@ def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -
     del text
 
     two = config.model_copy(update={"accumulate": min(2, config.accumulate)})
-    trainer = _Watched(method, two, Path(), _endless, dict, print, Accelerator(cpu=count.device.type == "cpu"))
-    trainer.count = count
-    learned = [weight for learner in trainer.learners.values() for weight in learner.weights]
-    found.gradients = found.average = sum(weight.nbytes for weight in learned)
-    found.moments = 2 * found.gradients
+    trainer = Trainer(method, two, Path(), _unused, dict, print, Accelerator(cpu=count.device.type == "cpu"))
+    weights = [weight for learner in trainer.learners.values() for weight in learner.weights]
+    found.learned = sum(weight.nbytes for weight in weights)
     batch = functools.partial(_batch, method, count.device)
-    trainer._on_main(functools.partial(_draw, method, config, batch(own, sizes.drawn)))
-    found.peaks["drawing"] = count.peak_since()
+    count.note = lambda: sum(weight.grad.nbytes for weight in weights if weight.grad is not None)
     for first in sorted({0} | method.hand_over_at):
         found.flops[first] = _learn(trainer, first, batch(wanted, config.batch_size, first))
         found.flops[first] *= config.accumulate // two.accumulate
-    found.peaks["learning"] = count.peak_since()
-    found.graph = trainer.held - found.weights - found.average - found.moments
+    found.peaks["learning"], found.gradients = count.peak_since(), count.noted
+    trainer._on_main(functools.partial(_draw, method, config, batch(own, sizes.drawn)))
+    found.peaks["drawing"] = count.peak_since()
     trainer._on_main(functools.partial(_score, method, batch(own, sizes.scored)))
     found.peaks["scoring"] = count.peak_since()
     for file in zip(*(learner.tensors().values() for learner in trainer.learners.values()), strict=True):
@@ -113,7 +97,7 @@ def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -
     return found
 
 
-def _learn(trainer: _Watched, first: int, batch: Batch) -> int:
+def _learn(trainer: Trainer, first: int, batch: Batch) -> int:
     """The first steps of a stage; the operations of one."""
     if first in trainer.method.hand_over_at:
         for learner in trainer.learners.values():
@@ -133,7 +117,7 @@ def _draw(method: Method, config: MethodConfig, batch: Batch) -> None:
             batch.condition_BCHW,
             torch.empty_like(batch.mean_BCHW),
             num_steps=2,
-            guidance_scale=config.guidance_scale,
+            guidance_scale=method.guidance_scale,
             guidance=config.guidance,
         )
 
@@ -172,5 +156,5 @@ def _batch(method: Method, device: torch.device, latent_CHW: tuple[int, ...], nu
     )
 
 
-def _endless(start: int, stop: int) -> Iterator[Batch]:
+def _unused(start: int, stop: int) -> Iterator[Batch]:
     raise NotImplementedError  # steps are taken one by one, each with a batch of its own

@@ -20,7 +20,7 @@ class Learner:
     def __init__(self, module: nn.Module, learning_rate: float, config: MethodConfig) -> None:
         self.names = [name for name, weight in module.named_parameters() if weight.requires_grad]
         self.weights: list[Tensor] = [weight for weight in module.parameters() if weight.requires_grad]
-        self.buffers = dict(module.named_buffers())
+        self.buffers = buffers_of(module)
         self.learning_rate, self.config = learning_rate, config
         self.ema = Ema(self.weights, config.ema)
         self.restart()
@@ -80,3 +80,13 @@ class Learner:
 
     def counters(self) -> dict[str, int]:
         return {"num_steps": self.num_steps, "ema_updates": self.ema.num_updates}
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of those parts of a module in which something learns; the others never change."""
+    found = {}
+    for name, part in module.named_modules():
+        if any(weight.requires_grad for weight in part.parameters()):
+            own = part.named_buffers(prefix=name, recurse=False)
+            found.update(own)
+    return found

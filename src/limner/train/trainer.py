@@ -4,7 +4,6 @@
         backward into the weights it names, and into no others; clip, step, average
 
 With ``accumulate``, the k-th updates of all micro-batches are summed before they are applied, as for one large batch.
-
 It knows ``Update`` and no method. On several processes the gradients are averaged just before they are applied, rather
 than by wrapping modules, because methods call parts of modules, several of them, any number of times. State is saved
 only between whole steps, and what a step draws at random depends on its number alone (``Dice``), so a resumed run is
