@@ -38,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def built(folder: Path, **given: Any) -> Prior:
     """A prior as a run holds it, its adapter in place."""
-    return build_method(resolve("finetune", {"prior": str(folder), **given}), CPU).prior
+    return build_method(resolve("finetune", {"prior": str(folder), "image_px": 16, **given}), CPU).prior
 
 
 def batch(prior: Prior) -> tuple[Tensor, Tensor, Tensor, Cond]:
