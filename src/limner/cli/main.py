@@ -1,4 +1,4 @@
-"""The command line: ``limner list | check | caption | condition | cache | train | sample | evaluate |
+"""The command line: ``limner list | check | caption | condition | cache | plan | train | sample | evaluate |
 export | demo``.
 
 Nothing here imports torch until a command has to: ``limner --help`` and ``limner list`` answer at once.
@@ -27,6 +27,7 @@ from limner.cli.check import check
 from limner.cli.condition import condition
 from limner.cli.export import export
 from limner.cli.group import Commands
+from limner.cli.plan import plan
 from limner.errors import ConfigError, LimnerError, did_you_mean
 
 # What a stranger's first run should not be covered with: third parties' progress bars and advice, all of it optional.
@@ -88,7 +89,7 @@ def app() -> None:
     """
 
 
-for command in (cache, caption, check, condition, export):
+for command in (cache, caption, check, condition, export, plan):
     app.add_command(command)
 
 

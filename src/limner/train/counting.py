@@ -8,6 +8,7 @@ uses within itself, and what an allocator keeps.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,12 +25,17 @@ SMALL = 1 << 16
 
 
 class Count(TorchDispatchMode):
-    """Inside, large tensors have no contents; those on ``device`` are added up. now, peak: in bytes."""
+    """Inside, large tensors have no contents; those on ``device`` are added up.
+
+    now, peak: bytes held, and most of them since ``peak_since``. noted: what ``note`` said at that peak.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
         self.now = self.peak = 0
+        self.note: Callable[[], int] = int
+        self.noted = 0
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._held: dict[int, weakref.ref[Any]] = {}
 
@@ -68,11 +74,17 @@ class Count(TorchDispatchMode):
         num_bytes = storage.nbytes()
         self._held[place] = weakref.ref(storage, lambda _: self._gone(place, num_bytes))
         self.now += num_bytes
-        self.peak = max(self.peak, self.now)
+        if self.now > self.peak:
+            self.peak, self.noted = self.now, self.note()
 
     def _gone(self, place: int, num_bytes: int) -> None:
         del self._held[place]
         self.now -= num_bytes
+
+    def spare(self, num_bytes: int) -> None:
+        """So many bytes of what has been counted are not held."""
+        self.now -= num_bytes
+        self.peak = self.now
 
     def peak_since(self) -> int:
         """The peak since the last call."""
