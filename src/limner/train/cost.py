@@ -71,6 +71,9 @@ def peak_mb() -> float:
     """The most memory held so far: of the accelerator if there is one, else of the process. In MB (1e6 bytes)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    # Linux counts in kilobytes, macOS in bytes.
+    if sys.platform == "linux":  # whose getrusage also counts the process that started this one
+        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024 / 1e6
+    # macOS counts in bytes, others in kilobytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
