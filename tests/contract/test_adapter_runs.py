@@ -243,7 +243,6 @@ def test_impossible_combinations(ground: Path, trained: Path, tmp_path: Path) ->
         ({"start_from": trained}, "adapter is 'full'"),
         ({"start_from": trained, "adapter": "lora", "adapter_targets": "to_q"}, "brings its own layers"),
         ({"adapters": str(trained), "from_scratch": True}, "throws those away"),
-        ({"adapters": str(trained), "adapter": "lora", "base_precision": "int8"}, "merged into weights"),
     ):
         with pytest.raises(LimnerError, match=said):
             configure(ground, tmp_path / "x", **more)

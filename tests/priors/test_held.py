@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from tiny import pairs_folder, prior_folder
 from tiny_families import family_folder
 from torch import Tensor, nn
@@ -127,6 +128,20 @@ def test_a_quantised_network_draws_between_steps(folders: dict[str, Path], held:
     prior.to("cpu")
     with torch.no_grad():
         assert torch.equal(prior.predict(z, t_B, cond), first)
+
+
+def test_adapters_are_merged_before_the_weights_are_quantised(folders: dict[str, Path], tmp_path: Path) -> None:
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    factors = {f"unet.{name}.lora_A.weight": torch.ones(1, 32), f"unet.{name}.lora_B.weight": torch.ones(32, 1)}
+    save_file(factors, tmp_path / "fox.safetensors")
+    given = {"adapters": str(tmp_path / "fox.safetensors"), "adapter_targets": "to_k", **LORA}
+    layers: list[Any] = [
+        built(folders["sd"], base_precision=held, **given).network.get_submodule(name) for held in ("fp32", "int8")
+    ]
+    x = torch.randn(4, 32)
+    torch.testing.assert_close(layers[1](x), layers[0](x), rtol=0.05, atol=0.1)
+    plain: Any = built(folders["sd"]).network.get_submodule(name)
+    torch.testing.assert_close(layers[0](x), plain(x) + x.sum(dim=1, keepdim=True))
 
 
 def test_a_missing_extra_names_its_command(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,7 +337,14 @@ def marked(name: str, *shape: int) -> Tensors:
 def test_the_family_is_told_by_the_keys_and_its_base_is_asked_of_the_hub(
     tmp_path: Path, store: Path, tensors: Tensors, repository: str
 ) -> None:
-    refused(write(tmp_path / "model.safetensors", tensors), None, store, repository, "the hub cannot be asked")
+    refused(
+        write(tmp_path / "model.safetensors", tensors),
+        None,
+        store,
+        repository,
+        "the hub cannot be asked",
+        "or give with prior_config",
+    )
 
 
 def test_a_base_from_the_hubs_cache(

@@ -146,10 +146,6 @@ class PriorConfig(AdapterConfig):
             raise ValueError("start_from and adapter_targets are for an adapter, and adapter is 'full'")
         if self.start_from and self.adapter_targets:
             raise ValueError("start_from brings its own layers, and adapter_targets names others")
-        if self.adapters and self.base_precision in ("int8", "nf4"):
-            raise ValueError(
-                f"adapters are merged into weights, which cannot be done where base_precision is {self.base_precision}"
-            )
         if self.base_precision == "bf16" and self.precision != "bf16":
             raise ValueError("base_precision bf16 needs precision bf16: nothing computes in fp32 with such weights")
         if self.offload and self.device_map != "off":

@@ -142,9 +142,9 @@ def merge(network: nn.Module, files: Sequence[tuple[AdapterFile, float]]) -> Non
     """
     layers = plain_layers(network)
     for name in {name: None for file, _ in files for name in file.layers}:
-        if quantised(layers[name]):
+        weight: Any = layers[name].weight.data
+        if not weight.is_floating_point():
             raise PriorError(f"'{name}' is quantised, so nothing can be added to it.", "take base_precision bf16")
-        weight: Any = layers[name].weight
         whole = weight.float()
         for file, scale in files:
             if name not in file.layers:

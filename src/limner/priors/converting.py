@@ -51,13 +51,21 @@ def as_folder(file: Path, base: str | None, meta: bool, store: Path) -> Path:
             "give with prior_config the folder or hub name of the one it was made from; its scheduler says which",
         )
     name = base or single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind or ""]["pretrained_model_name_or_path"]
-    folder = DiffusersFolder(_base(name))
+    try:
+        folder = DiffusersFolder(_base(name))
+        frozen = [part for part in folder.models() if part not in ("unet", "transformer")]
+        lacking = [part for part in frozen if not single.holds(folder.kind(part) or "")]
+        if lacking and not meta and not Path(name).is_dir():
+            folder = DiffusersFolder(hub.fetch(name, lacking))
+    except PriorError as error:
+        if base:
+            raise
+        raise PriorError(
+            f"{file} is of the kind {kind}, whose settings are asked of the hub: {str(error).rstrip('.')}.",
+            f"{error.hint}; or {base_hint(file)}",
+        ) from None
     if meta:
         return folder.path
-    frozen = [part for part in folder.models() if part not in ("unet", "transformer")]
-    lacking = [part for part in frozen if not single.holds(folder.kind(part) or "")]
-    if lacking and not Path(name).is_dir():
-        folder = DiffusersFolder(hub.fetch(name, lacking))
     for part in lacking:
         try:
             folder.need(**{part: ()})

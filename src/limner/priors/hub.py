@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -58,7 +57,9 @@ def fetch(name: str, weights_of: Container[str] | None = None) -> Path:
         ) from None
     except RevisionNotFoundError:
         raise PriorError(f"{repository} on the hub has no revision '{revision}'.", "leave @... away for main") from None
-    except (HfHubHTTPError, OSError) as error:  # no network is an OSError of many kinds
+    except PriorError:
+        raise
+    except Exception as error:  # no network is an error of many kinds, of many libraries
         return _cached(name, repository, revision, error)
 
 

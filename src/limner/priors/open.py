@@ -47,6 +47,8 @@ def open_prior(name: str, loading: Loading = PLAIN, base: str | None = None, sto
             assert store is not None
             converting = importlib.import_module("limner.priors.converting")  # slow to import, and seldom needed
             return from_folder(converting.as_folder(path, base, loading.meta, store), loading)
+        if path.suffix == ".safetensors":
+            raise PriorError(f"{name} does not exist.", "give a file, a folder, or OWNER/NAME on the hub")
         if hub.is_name(name):
             return from_folder(hub.fetch(name, () if loading.meta else None), loading)
     try:

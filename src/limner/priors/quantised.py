@@ -6,6 +6,7 @@ al. 2023, arXiv 2305.14314), a scale for each 64 weights, itself in 8 bits. Both
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
 
@@ -28,21 +29,19 @@ def prepare(network: Any, kind: str) -> Any:
         PriorError: bitsandbytes is not installed.
     """
     try:
-        import bitsandbytes  # noqa: F401
+        bnb = importlib.import_module("bitsandbytes")
     except ImportError:
         raise PriorError(f"base_precision {kind} needs bitsandbytes.", "pip install 'limner[quantised]'") from None
     for name, module in list(network.named_modules()):
         if type(module) is nn.Linear and any(part.isdigit() for part in name.split(".")):
             parent, _, own = name.rpartition(".")
-            setattr(network.get_submodule(parent), own, _layer(module, kind))
+            setattr(network.get_submodule(parent), own, _layer(bnb, module, kind))
     # By these peft knows which of its layers belong on top.
     network.is_loaded_in_8bit, network.is_loaded_in_4bit = kind == "int8", kind == "nf4"
     return network
 
 
-def _layer(linear: nn.Linear, kind: str) -> nn.Module:
-    import bitsandbytes as bnb
-
+def _layer(bnb: Any, linear: nn.Linear, kind: str) -> nn.Module:
     sizes = (linear.in_features, linear.out_features, linear.bias is not None)
     layer: Any
     if kind == "int8":
@@ -54,4 +53,5 @@ def _layer(linear: nn.Linear, kind: str) -> nn.Module:
         # Its fast path for CPUs packs the weights for good at the first call without gradients, and then gives none.
         layer.support_avx512bf16_for_cpu = False
     layer.bias = linear.bias
-    return layer.train(linear.training)
+    layer.train(linear.training)
+    return layer
