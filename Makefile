@@ -16,7 +16,7 @@ demo: $(STAMP)
 	$(BIN)/limner demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4
 
 slow: $(STAMP)
 	$(BIN)/pytest -m slow
