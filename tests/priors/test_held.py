@@ -22,7 +22,7 @@ from limner.priors import placing
 from limner.priors.base import Parts, Prior
 from limner.priors.folder import Loading
 from limner.priors.open import open_prior
-from limner.run.job import build_method, resolve
+from limner.run.job import build_method, open_run, resolve
 from limner.types import Cond
 
 CPU = torch.device("cpu")
@@ -161,10 +161,11 @@ def test_weights_in_bf16_and_an_adapter_in_fp32(folders: dict[str, Path], family
     frozen = [weight for weight in prior.network.parameters() if not weight.requires_grad]
     kept = tuple(getattr(type(prior.network), "_keep_in_fp32_modules", None) or ())  # what a family's authors say
     named = dict(prior.network.named_parameters())
+    norms = {name for name, part in prior.network.named_modules() if isinstance(part, nn.LayerNorm | nn.GroupNorm)}
     assert {
         weight.dtype
         for name, weight in named.items()
-        if not weight.requires_grad and not set(kept) & {*name.split(".")}
+        if not weight.requires_grad and not set(kept) & {*name.split(".")} and name.rpartition(".")[0] not in norms
     } == {torch.bfloat16}
     assert frozen and {weight.dtype for weight in learning(prior).values()} == {torch.float32}
     assert train(prior) == pytest.approx(train(plain), rel=0.05)
@@ -393,3 +394,12 @@ def test_check_needs_no_weights_and_training_names_what_is_missing(
     assert main(["train", "concat", *words, "--dry-run"]) == 0
     assert main(["train", "concat", *words]) != 0
     assert f"{folder / 'unet'} has no weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["finetune", "concat"])
+def test_the_built_in_prior_trains_and_draws_over_weights_in_bf16(tmp_path: Path, method: str) -> None:
+    data = pairs_folder(tmp_path / "data")
+    given = {"data": str(data), "out": tmp_path / "run", "steps": 1, "batch_size": 1, "sample_steps": 1}
+    folder = limner.train(resolve(method, {**given, "base_precision": "bf16", "precision": "bf16", **LORA}))
+    _, opened, _ = open_run(folder, torch.device("cpu"))
+    assert {weight.dtype for weight in learning(opened.prior).values()} == {torch.float32}

@@ -239,5 +239,5 @@ def _refuse_adapted(layer: nn.Module) -> None:
 
 
 def _widened(weight: Tensor, num: int) -> nn.Parameter:
-    zeros = weight.new_zeros(weight.shape[0], num, *weight.shape[2:])
-    return nn.Parameter(torch.cat([weight.detach(), zeros], dim=1))
+    whole = weight.detach().float()  # it learns, whatever the frozen weights are held in
+    return nn.Parameter(torch.cat([whole, whole.new_zeros(len(whole), num, *whole.shape[2:])], dim=1))

@@ -113,6 +113,9 @@ class DiffusersFolder:
             with init_empty_weights(include_buffers=True):
                 return kind.from_config(self.config(part))
         network = self._weights(part, kind, torch_dtype=DTYPES.get(loading.network) or DTYPES[loading.text])
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                module.float()  # which take fp32 as well as bf16; in bf16 they would take no fp32 on a CPU
         return quantised.prepare(network, loading.network) if loading.network in quantised.KINDS else network
 
     def part(self, part: str, dtype: torch.dtype = torch.float32) -> Callable[[], nn.Module]:
