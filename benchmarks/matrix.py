@@ -64,6 +64,8 @@ def cell(prior: Path, data: Path, out: Path, method: str, options: dict[str, Any
         run.sample(folder, prompts=["disc"], inputs=sketch, num_images=1, steps=2)
     except LimnerError as error:
         return str(error).replace(str(prior), "the folder")
+    except Exception as error:  # a fault of ours: shown as such, and the other cells still run
+        return f"FAULT: {type(error).__name__}: {error}"
     return ""
 
 
