@@ -4,7 +4,7 @@
 
 Each cell is a run of two steps, and a picture drawn from it, on a folder of the family in its real layout with the real
 classes at toy size and random weights (tests/tiny_families.py). It says that the code runs there, not how good the
-result is with real weights. A cell that is refused before training shows the reason, numbered below the table.
+result is with real weights. What is refused before training shows the number of its reason below the table.
 """
 
 from __future__ import annotations
@@ -98,18 +98,18 @@ def main() -> None:
 
 
 def show(results: dict[str, dict[str, dict[str, str]]], methods: list[str]) -> None:
+    """One row a family, one column a method; what did not run stands with the number of its reason."""
     reasons: list[str] = []
-    for method in methods:
-        print(f"\n`{method}`\n\n| family | {' | '.join(PRECISIONS)} |\n|{'---|' * (len(PRECISIONS) + 1)}")
-        for family, of in results.items():
-            cells = []
-            for precision in PRECISIONS:
-                said = of[method][precision]
-                if said and said not in reasons:
-                    reasons.append(said)
-                cells.append("ran" if not said else f"({reasons.index(said) + 1})")
-            print(f"| {family} | {' | '.join(cells)} |")
-    print()
+    print(f"| family | {' | '.join(f'`{method}`' for method in methods)} |\n|{'---|' * (len(methods) + 1)}")
+    for family, of in results.items():
+        cells = []
+        for method in methods:
+            reasons += [said for said in dict.fromkeys(of[method].values()) if said and said not in reasons]
+            why = sorted({reasons.index(said) + 1 for said in of[method].values() if said})
+            ran = [precision for precision, said in of[method].items() if not said]
+            cells.append(("all" if not why else "; ".join(ran) or "no") + "".join(f" ({number})" for number in why))
+        print(f"| {family} | {' | '.join(cells)} |")
+    print(f"\nall: {'; '.join(PRECISIONS)}.\n")
     for number, reason in enumerate(reasons, 1):
         print(f"({number}) {reason}")
     device = torch.accelerator.current_accelerator(check_available=True) or "cpu"

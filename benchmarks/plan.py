@@ -11,8 +11,7 @@ are
     all        seconds of the whole process, with reading and encoding the pictures that are not in the cache
     energy     Wh while it trained, by codecarbon
 
-Times are worth something on a quiet machine only: a probe lasts seconds, and what runs beside it counts. This program
-itself must stay small: a process that it starts is said to have held at least as much as its parent.
+Times are worth something on a quiet machine only: a probe lasts seconds, and what runs beside it counts.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ processes. They run in turn (limner, peer, limner, peer, ...), each time in a pr
 
 Where the scripts cannot do a job, or limner has no such method, the table says so. Then, for limner's step in this
 process: its parts, the operations of its matrix products and convolutions (torch's FlopCounterMode, forward and
-backward), and the floor that the rate of one large matrix product, measured in the same call, sets for them.
+backward), and the floor that the rate of one large matrix product, measured right after, sets for them.
 """
 
 from __future__ import annotations
@@ -403,7 +403,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         os.environ["LIMNER_CACHE"] = str(scratch / "cache")
-        rate = matrix_rate(run.job.device(), given.precision)
         for prior in given.priors.split(","):
             size_px, batch_size = (64, 4 * given.batch_size) if prior == "mini" else (given.size, given.batch_size)
             torch.manual_seed(0)
@@ -429,6 +428,7 @@ def main() -> None:
                 else:
                     row |= compare(job, at, scripts, given.rounds, given.warmup)
                     row |= where(job, at, given.warmup)
+                    rate = matrix_rate(run.job.device(), given.precision)
                     row |= {"matrix_gflop_per_s": rate, "floor_s": row["gflop"] / rate}
                 tell(f"{prior}, {job_name}: {batch_size} pictures of {size_px} px, {given.precision}", row, given)
                 rows.append(row)

@@ -82,11 +82,12 @@ class Plan:
         """Most memory held at once: what the probe held, or what was counted of a phase that it did not reach."""
         if self.probe is None:
             return self.needed + self.cached
-        return max(self.probe.peak, self.counted.peaks["saving"] + self.libraries) + self.cached
+        unread = 1 - self.probe.num_read / max(1, self.probe.num_train)
+        return max(self.probe.peak, self.counted.peaks["saving"] + self.libraries) + int(unread * self.cached)
 
     @property
     def fits(self) -> bool:
-        return self.peak - self.cached <= self.free
+        return max(self.needed, self.peak - self.cached) <= self.free
 
     @property
     def looks(self) -> dict[str, int]:
@@ -155,8 +156,8 @@ def plan(config: MethodConfig, probing: bool = True, memory: int | None = None, 
         data = weighing.amount(config, prior.image_px, prior.multiple_px)
     except DataError as error:
         why = f"{error} So pictures are not counted."
-    libraries = weighing.libraries() if on.type == "cpu" else 0
     counted = weighing.weigh(config, on)
+    libraries = weighing.libraries() if on.type == "cpu" else 0
     here = int(weighing.free(on) * (USABLE if on.type != "cpu" else 1))
     found = Plan(
         config=config,

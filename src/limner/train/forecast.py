@@ -83,9 +83,13 @@ def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -
     batch = functools.partial(_batch, method, count.device)
     count.note = lambda: sum(weight.grad.nbytes for weight in weights if weight.grad is not None)
     for first in sorted({0} | method.hand_over_at):
-        found.flops[first] = _learn(trainer, first, batch(wanted, config.batch_size, first))
-        found.flops[first] *= config.accumulate // two.accumulate
-    found.peaks["learning"], found.gradients = count.peak_since(), count.noted
+        flops = _first_step(trainer, first, batch(wanted, config.batch_size, first))
+        found.flops[first] = flops * config.accumulate // two.accumulate
+        count.peak_since()
+        trainer._one_step(itertools.repeat(batch(wanted, config.batch_size, first)))
+        if count.peak > found.peaks.get("learning", 0):
+            found.peaks["learning"], found.gradients = count.peak, count.noted
+    count.peak_since()
     trainer._on_main(functools.partial(_draw, method, config, batch(own, sizes.drawn)))
     found.peaks["drawing"] = count.peak_since()
     trainer._on_main(functools.partial(_score, method, batch(own, sizes.scored)))
@@ -97,15 +101,18 @@ def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -
     return found
 
 
-def _learn(trainer: Trainer, first: int, batch: Batch) -> int:
-    """The first steps of a stage; the operations of one."""
+def _first_step(trainer: Trainer, first: int, batch: Batch) -> int:
+    """The first step of a stage, after which the optimiser has its moments; the operations that it takes.
+
+    It holds more than it will: to count operations, torch takes them apart.
+    """
+    trainer.step = first
     if first in trainer.method.hand_over_at:
         for learner in trainer.learners.values():
             learner.ema.hand_over()
             learner.restart()
-    for trainer.step in (first, first + 1):  # in the second the optimiser has its moments from the start
-        with FlopCounterMode(display=False) as counted:
-            trainer._one_step(itertools.repeat(batch))
+    with FlopCounterMode(display=False) as counted:
+        trainer._one_step(itertools.repeat(batch))
     return counted.get_total_flops()
 
 
