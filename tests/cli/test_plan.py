@@ -16,6 +16,8 @@ from limner.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow  # probes are real runs, minutes on two busy cores
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
