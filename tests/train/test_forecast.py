@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from limner import run
 from limner.config import MethodConfig
 from limner.data.load import Schedule, batches
+from limner.priors import placing
 from limner.run import weighing
 from limner.run.fitting import Fit, cheapest
 from limner.train.counting import Count, weightless
@@ -155,8 +156,7 @@ def test_each_stage_is_counted(ground: Path) -> None:
 
 # Z-Image is counted too, but torch warns on the way (a gradient that is asked for where none is kept).
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-# Qwen-Image is not: more weights are counted than it has, why is not known yet (docs/log.md).
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "qwen_image"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_counted_with_no_weights_loaded(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,8 +166,12 @@ def test_every_family_is_counted_with_no_weights_loaded(
         file.write_bytes(b"")
     config = run.resolve("finetune", {"prior": str(folder), "adapter": "lora", "rank": 2, "batch_size": 1})
     counted = weighing.weigh(config, CPU)
+    # Qwen-Image holds tables of its rotary embedding beside its weights, which no file has.
+    modules = run.load_prior(config, meta=True).network.modules()
+    tables = {id(table): table.nbytes for part in modules for table in vars(part).values() if isinstance(table, Tensor)}
     network = sizes.get("transformer") or sizes["unet"]
-    assert counted.weights - counted.learned == pytest.approx(network, rel=0.1)  # files have headers
+    expected = network + sum(tables.values())
+    assert counted.weights - counted.learned == pytest.approx(expected, rel=0.1)  # files have headers
     assert 0 < counted.peaks["learning"] < 1e9
     assert counted.parts > 0
 
@@ -176,9 +180,11 @@ def test_blocks_that_visit_the_accelerator_are_not_held_there(ground: Path, monk
     """As it is counted on an accelerator; here the CPU stands for one."""
     more = {"adapter": "lora", "rank": 2}
     plain = count(ground, **more)
+    network = run.load_prior(configure(ground, **more), meta=True).network
     monkeypatch.setattr("limner.priors.placing.idle", lambda config, device: "")
     offloaded = count(ground, **more, offload=True)
-    assert offloaded.weights < 0.3 * plain.weights
+    inside = [weight for block in placing.blocks_of(network) for weight in block.parameters()]
+    assert plain.weights - offloaded.weights == sum(weight.nbytes for weight in inside)
     assert offloaded.peaks["learning"] < plain.peaks["learning"]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limner.cli import flags
+from limner.cli.start import importing
 from limner.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def check(ctx: click.Context, words: tuple[str, ...]) -> int:
         raise ConfigError("--config needs a file, --for a method.", "for example --for finetune --config run.yaml")
     if data is None and "data" not in given and not file:
         raise ConfigError("which data?", "limner check DATA; 'limner list' names what is built in")
-    from limner.data.auditing.sheet import write_sheet
-    from limner.run import checking
+    with importing():
+        from limner.data.auditing.sheet import write_sheet
+        from limner.run import checking
 
     config = checking.resolve_check(method, given | ({"data": data} if data else {}), Path(file) if file else None)
     shown = sys.stdout.isatty() and not options["json"]

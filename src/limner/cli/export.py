@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from limner.cli.start import importing
+
 # Of limner.export, which needs torch; a test keeps the two alike.
 TARGETS = ("diffusers", "peft", "kohya", "comfyui")
 DTYPES = ("fp32", "fp16", "bf16")
@@ -37,7 +39,8 @@ def export(run_folder: Path, target: str, **options: bool | str | Path | None) -
     limner export runs/finetune-pictures --to comfyui
     limner export runs/finetune-pictures --to diffusers --merge --dtype fp16
     """
-    from limner import run
+    with importing():
+        from limner import run
 
     made = run.export(run_folder, target=target, **options)  # type: ignore[arg-type]
     click.echo(made.proof, err=True)

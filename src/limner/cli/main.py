@@ -28,6 +28,7 @@ from limner.cli.condition import condition
 from limner.cli.export import export
 from limner.cli.group import Commands
 from limner.cli.plan import plan
+from limner.cli.start import importing
 from limner.errors import ConfigError, LimnerError, did_you_mean
 
 # What a stranger's first run should not be covered with: third parties' progress bars and advice, all of it optional.
@@ -144,7 +145,8 @@ def train(ctx: click.Context, words: tuple[str, ...]) -> None:
         raise ConfigError("which method?", "limner train METHOD --data ...; 'limner list' names the methods")
     if isinstance(file, bool):
         raise ConfigError("--config needs a file.", "for example --config run.yaml")
-    from limner import run
+    with importing():
+        from limner import run
     from limner.config import dump
 
     config = run.resolve(method, given, Path(file) if file else None)
@@ -196,7 +198,8 @@ def sample(run_folder: Path, prompts: tuple[str, ...], inputs: tuple[Path, ...],
         if not path.is_file():
             wrong = "is a folder" if path.is_dir() else "does not exist"
             raise ConfigError(f"{path} {wrong}.", "give the path of a picture")
-    from limner import run
+    with importing():
+        from limner import run
 
     for path in run.sample(run_folder, prompts=list(prompts), inputs=list(inputs), **options):
         click.echo(path)
@@ -212,7 +215,8 @@ def evaluate(run_folder: Path, split: str, limit: int | None, as_json: bool) -> 
 
     Faithfulness to the input, realism and diversity, each beside what chance and the truth itself reach.
     """
-    from limner import run
+    with importing():
+        from limner import run
 
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         report = run.evaluate(run_folder, split=split, limit=limit)
@@ -230,6 +234,7 @@ def demo(out: Path) -> None:
     Teaches it to turn line drawings into rendered pictures, and writes a page that shows how well, in minutes, on any
     machine and without a download.
     """
-    from limner import run
+    with importing():
+        from limner import run
 
     show.report(run.demo(out), out / "report.html")

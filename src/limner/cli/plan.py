@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from limner.cli import flags
+from limner.cli.start import importing
 from limner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def plan(ctx: click.Context, words: tuple[str, ...]) -> int:
         raise ConfigError("which method?", "limner plan METHOD --data ...; 'limner list' names the methods")
     import psutil
 
-    from limner.run import job, planning
+    with importing():
+        from limner.run import job, planning
 
     config = job.resolve(method, given, Path(file) if file else None)
     before_s = time.time() - min(started, psutil.Process().create_time())

@@ -166,7 +166,8 @@ class Piti(Method):
 
 def _sines(grid: int, dim: int) -> Tensor:
     """Sines and cosines of row and column (Vaswani et al. 2017, in two dimensions), (grid * grid, dim)."""
-    rates = 100.0 ** -torch.linspace(0, 1, dim // 4)
+    num = dim // 4
+    rates = 100.0 ** -(torch.arange(num) / max(1, num - 1))
     place = torch.arange(grid)[:, None] * rates
     line = torch.cat([place.sin(), place.cos()], dim=1)
     rows, columns = line[:, None].expand(grid, grid, -1), line[None].expand(grid, grid, -1)

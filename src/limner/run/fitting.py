@@ -55,27 +55,36 @@ def cheapest(
         smallest = min(smallest or found, found, key=lambda fit: fit.needed)
         return found
 
+    def first(ways: list[Changes]) -> Fit | None:
+        """The first that fits; each needs less than the one before it."""
+        best = weigh(ways[-1]) if ways else None
+        if best is None or best.needed > room:
+            return None
+        low, high = 0, len(ways) - 1
+        while low < high:
+            middle = (low + high) // 2
+            found = weigh(ways[middle])
+            if found is not None and found.needed <= room:
+                best, high = found, middle
+            else:
+                low = middle + 1
+        return best
+
     for drastic in _drastic(config, on):
-        ways = [drastic | way for way in _patient(config)]
-        least = weigh(ways[-1])
-        if least is None or least.needed > room:
-            continue
-        for changes in ways[:-1]:
-            if changes and (found := weigh(changes)) and found.needed <= room:
-                return found, smallest
-        return least, smallest
+        fewer, sparing = ([drastic | way for way in ways if drastic | way] for ways in _patient(config))
+        least = weigh((sparing or fewer)[-1]) if sparing or fewer else None
+        if least is not None and least.needed <= room:
+            return first(fewer) or first(sparing), smallest
     return None, smallest
 
 
-def _patient(config: MethodConfig) -> list[Changes]:
-    """What takes more time and changes no result, from the cheapest to the most sparing."""
+def _patient(config: MethodConfig) -> tuple[list[Changes], list[Changes]]:
+    """What takes more time and changes no result: fewer pictures at once; the same with activations computed again."""
     pictures = config.batch_size * config.accumulate
     smaller = [size for size in range(config.batch_size - 1, 0, -1) if config.batch_size % size == 0]
-    fewer: list[Changes] = [{"batch_size": size, "accumulate": pictures // size} for size in smaller]
-    if config.gradient_checkpointing:
-        return [{}, *fewer]
+    fewer: list[Changes] = [{}, *({"batch_size": size, "accumulate": pictures // size} for size in smaller)]
     again: Changes = {"gradient_checkpointing": True}
-    return [{}, *fewer, again, *(again | way for way in fewer)]
+    return fewer, [] if config.gradient_checkpointing else [again | way for way in fewer]
 
 
 def _drastic(config: MethodConfig, on: torch.device) -> Iterator[Changes]:

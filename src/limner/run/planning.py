@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ from limner.run.weighing import Amount
 from limner.train import checkpoint
 from limner.train.cost import total
 from limner.train.forecast import Forecast
+
+T = TypeVar("T")
 
 USABLE = 0.95  # of an accelerator's free memory; its allocator leaves gaps
 SIDE = 1024  # of the matrices whose product says how fast the machine is
@@ -151,25 +154,25 @@ def plan(config: MethodConfig, probing: bool = True, memory: int | None = None, 
         LimnerError: what training would refuse of the configuration.
     """
     on, why, data = device(), "", None
-    prior = load_prior(config, meta=True)
+    prior, prior_s = _timed(lambda: load_prior(config, meta=True))
     try:
         data = weighing.amount(config, prior.image_px, prior.multiple_px)
     except DataError as error:
         why = f"{error} So pictures are not counted."
     counted = weighing.weigh(config, on)
-    libraries = weighing.libraries() if on.type == "cpu" else 0
+    libraries, libraries_s = _timed(weighing.libraries)
     here = int(weighing.free(on) * (USABLE if on.type != "cpu" else 1))
     found = Plan(
         config=config,
         device=on,
         counted=counted,
-        libraries=libraries,
+        libraries=libraries if on.type == "cpu" else 0,
         cached=weighing.cached(config, counted, data) if data and on.type == "cpu" else 0,
         free=here if memory is None else memory,
         data=data,
         probe=None,
         rate=_rate(on, DTYPES[config.precision]),
-        before_s=before_s,
+        before_s=before_s + prior_s + libraries_s,  # what the run imports, too
         why=why,
     )
     if not probing or data is None:
@@ -201,6 +204,12 @@ def measured(config: MethodConfig) -> dict[str, float] | None:
 def _due(steps: int, every: int) -> set[int]:
     """The steps after which something is due, the last among them."""
     return {*range(every, steps + 1, every), steps}
+
+
+def _timed(do: Callable[[], T]) -> tuple[T, float]:
+    """(what it gives, seconds)."""
+    start = time.monotonic()
+    return do(), time.monotonic() - start
 
 
 def _rate(on: torch.device, dtype: torch.dtype) -> float:

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from limner.config import MethodConfig
 from limner.data.load import Loader
 from limner.run.job import Job, build
-from limner.run.training import trainer_of
+from limner.run.training import GRID_PICTURES, trainer_of
 from limner.train.cost import metered, peak_mb, total
 from limner.train.memory import keep_freed
 from limner.train.trainer import Trainer
@@ -72,7 +72,8 @@ def probe(config: MethodConfig, device: torch.device) -> Probe:
     _ = job.method.null
     job.method.prior.parts.release()
     held_out = job.validation
-    shown = Loader(held_out.samples[: job.at_once], held_out.recipe, held_out.encoder, held_out.seed, held_out.device)
+    some = held_out.samples[: max(job.at_once, GRID_PICTURES)]
+    shown = Loader(some, held_out.recipe, held_out.encoder, held_out.seed, held_out.device)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         trainer = trainer_of(replace(job, train=learnt, validation=shown), out, accelerator)
@@ -125,7 +126,7 @@ def _steps(trainer: Trainer, first: int) -> float:
     micro_batches = trainer.batches(first, first + STEPS)
     for trainer.step in range(first, first + STEPS):
         times_s.append(_time(lambda: trainer._one_step(micro_batches)))
-    return statistics.median(times_s[WARM_UP:])
+    return statistics.fmean(times_s[WARM_UP:])  # as the run's own sum will have its slow ones, too
 
 
 def _score(trainer: Trainer) -> None:
