@@ -68,7 +68,7 @@ def adapter_of(network: nn.Module, component: str) -> Adapter:
     return Adapter(kind, component, rank, getattr(config, alpha) / rank if alpha else 1.0, layers, plain(config))
 
 
-def merge(network: nn.Module) -> nn.Module:
+def fold(network: nn.Module) -> nn.Module:
     """The network with its adapter folded into the weights, as the class it was before; in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

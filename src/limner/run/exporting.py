@@ -23,7 +23,7 @@ from limner.config import MethodConfig, dump
 from limner.errors import ConfigError, DataError, ExportError, did_you_mean
 from limner.export import proof, stock
 from limner.export import write as writing
-from limner.export.adapter import adapter_of, merge
+from limner.export.adapter import adapter_of, fold
 from limner.export.card import card
 from limner.export.header import About, Kind
 from limner.export.lora import TARGETS
@@ -100,7 +100,7 @@ def _write(run: Path, out: Path, target: str, merged: bool, proven: bool, dtype:
     about = _about(run, config, method.prior, step)
     seen = _example(config, method, device) if proven else None
     if merged:
-        method.prior.network = merge(method.prior.network)
+        method.prior.network = fold(method.prior.network)
     if result.pipeline and result.widened:
         _rescale_planes(method.prior)
     shutil.rmtree(out, ignore_errors=True)

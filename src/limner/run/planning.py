@@ -29,7 +29,8 @@ from limner.train.forecast import Forecast
 
 T = TypeVar("T")
 
-USABLE = 0.95  # of an accelerator's free memory; its allocator leaves gaps
+# Of free memory, by what counting leaves out: gaps between what is held, and on a CPU what kernels use within themselves.
+USABLE, USABLE_CPU = 0.95, 0.85
 SIDE = 1024  # of the matrices whose product says how fast the machine is
 
 
@@ -161,7 +162,7 @@ def plan(config: MethodConfig, probing: bool = True, memory: int | None = None, 
         why = f"{error} So pictures are not counted."
     counted = weighing.weigh(config, on)
     libraries, libraries_s = _timed(weighing.libraries)
-    here = int(weighing.free(on) * (USABLE if on.type != "cpu" else 1))
+    here = int(weighing.free(on) * (USABLE if on.type != "cpu" else USABLE_CPU))
     found = Plan(
         config=config,
         device=on,
