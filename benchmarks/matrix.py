@@ -42,6 +42,8 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "int8 base, LoRA": {"adapter": "lora", "rank": 2, "precision": "bf16", "base_precision": "int8"},
     "nf4 base, LoRA": {"adapter": "lora", "rank": 2, "precision": "bf16", "base_precision": "nf4"},
 }
+# Beside a prior that is left as it is there is no adapter; the network may be held in bf16 all the same.
+BESIDE = {"fp32": {}, "bf16": {"precision": "bf16"}, "bf16 base": {"precision": "bf16", "base_precision": "bf16"}}
 SMALL: dict[str, dict[str, Any]] = {"piti": {"encoder_steps": 1, "token_grid": 4, "encoder_layers": 1}}
 
 
@@ -86,7 +88,7 @@ def main() -> None:
         for i, family in enumerate(families):
             prior = makers[family](Path(ground) / f"prior{i}")
             for method in methods:
-                for precision, fields in PRECISIONS.items():
+                for precision, fields in (BESIDE if method == "controlnet" else PRECISIONS).items():
                     out = Path(ground) / f"run-{i}-{method}-{precision}"
                     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                         said = cell(prior, data, out, method, fields)
@@ -107,7 +109,8 @@ def show(results: dict[str, dict[str, dict[str, str]]], methods: list[str]) -> N
             reasons += [said for said in dict.fromkeys(of[method].values()) if said and said not in reasons]
             why = sorted({reasons.index(said) + 1 for said in of[method].values() if said})
             ran = [precision for precision, said in of[method].items() if not said]
-            cells.append(("all" if not why else "; ".join(ran) or "no") + "".join(f" ({number})" for number in why))
+            what = "all" if {*ran} == {*PRECISIONS} else "; ".join(ran) or "no"
+            cells.append(what + "".join(f" ({number})" for number in why))
         print(f"| {family} | {' | '.join(cells)} |")
     print(f"\nall: {'; '.join(PRECISIONS)}.\n")
     for number, reason in enumerate(reasons, 1):

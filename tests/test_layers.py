@@ -19,7 +19,7 @@ FLOORS = [
     {"priors", "data"},
     {"find"},
     {"config"},
-    {"types", "errors", "assets"},
+    {"types", "errors", "tensors", "assets"},
 ]
 FLOOR = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -35,7 +35,7 @@ def test_scale_one_is_the_identity(mode):
 @given(SEEDS, SCALES)
 def test_equal_predictions_are_the_identity(seed, scale):
     c, _ = pair(seed)
-    for mode in ("off", "measured", "rescale"):
+    for mode in ("off", "measured", "rescale", "tokens"):
         torch.testing.assert_close(guide(c, c, scale, mode), c)
 
 
@@ -53,6 +53,24 @@ def test_rescale_blends_by_phi(seed, scale):
     e = guide(c, u, scale, "off")
     torch.testing.assert_close(guide(c, u, scale, "rescale", phi=0.0), e)
     torch.testing.assert_close(stats(guide(c, u, scale, "rescale", phi=1.0))[1], stats(c)[1], rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, SCALES, st.floats(-0.9, 0.999))
+def test_tokens_keep_the_norm_of_each_two_by_two_cells(seed, scale, correlation):
+    c, u = pair(seed, correlation)
+    e = guide(c, u, scale, "tokens")
+    for row, column in ((0, 0), (6, 14)):
+        token = slice(None), slice(None), slice(row, row + 2), slice(column, column + 2)
+        torch.testing.assert_close(e[token].flatten(1).norm(dim=1), c[token].flatten(1).norm(dim=1))
+        plain = guide(c, u, scale)[token].flatten(1)
+        assert (torch.cosine_similarity(e[token].flatten(1), plain) > 1 - 1e-5).all()
+
+
+def test_tokens_need_even_sides():
+    c = torch.ones(1, 4, 3, 4)
+    with pytest.raises(ConfigError, match="even sides"):
+        guide(c, c, 2.0, "tokens")
 
 
 @pytest.mark.parametrize(("correlation", "std"), [(0.0, 1.0), (0.9, 0.53), (0.99, 0.46)])

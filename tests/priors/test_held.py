@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 import limner
 from limner.config import PriorConfig
 from limner.errors import ConfigError, PriorError
+from limner.methods.base import Method
 from limner.priors import placing
 from limner.priors.base import Parts, Prior
 from limner.priors.folder import Loading
@@ -396,10 +398,39 @@ def test_check_needs_no_weights_and_training_names_what_is_missing(
     assert f"{folder / 'unet'} has no weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["finetune", "concat"])
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")  # of torch: it is slower
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "qwen_image"])
+def test_a_control_learns_in_fp32_beside_a_network_in_bf16(folders: dict[str, Path], family: str) -> None:
+    given = {"precision": "bf16", "base_precision": "bf16"}
+    whole, held = (
+        build_method(resolve("controlnet", {"prior": str(folders[family]), "image_px": 16, **some}), CPU)
+        for some in ({}, given)
+    )
+    control = dict(held.learns()["control"].named_parameters())
+    assert {weight.dtype for weight in control.values()} == {torch.float32}
+    halved = [weight.dtype for weight in held.prior.network.parameters()]
+    assert halved.count(torch.bfloat16) > len(halved) / 2
+    for name, weight in whole.learns()["control"].named_parameters():  # the same start, but for the rounding
+        assert torch.allclose(control[name], weight, rtol=0.01, atol=1e-3), name
+    assert gradient(held) == pytest.approx(gradient(whole), rel=0.1)
+
+
+def gradient(method: Method) -> float:
+    """The norm of a control's gradient on made-up data."""
+    prior = method.prior
+    z, eps, t, cond = batch(prior)
+    picture = torch.rand(2, 3, prior.image_px, prior.image_px, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prior.loss(z, eps, t, replace(cond, control_BCHW=prior.control_input(picture))).mean().backward()
+    learnt = [weight.grad for weight in method.learns()["control"].parameters() if weight.grad is not None]
+    return float(torch.cat([grad.flatten() for grad in learnt]).norm())
+
+
+@pytest.mark.parametrize("method", ["finetune", "concat", "controlnet"])
 def test_the_built_in_prior_trains_and_draws_over_weights_in_bf16(tmp_path: Path, method: str) -> None:
     data = pairs_folder(tmp_path / "data")
     given = {"data": str(data), "out": tmp_path / "run", "steps": 1, "batch_size": 1, "sample_steps": 1}
-    folder = limner.train(resolve(method, {**given, "base_precision": "bf16", "precision": "bf16", **LORA}))
+    learns = {} if method == "controlnet" else LORA
+    folder = limner.train(resolve(method, {**given, "base_precision": "bf16", "precision": "bf16", **learns}))
     _, opened, _ = open_run(folder, torch.device("cpu"))
-    assert {weight.dtype for weight in learning(opened.prior).values()} == {torch.float32}
+    weights = [weight for part in opened.learns().values() for weight in part.parameters() if weight.requires_grad]
+    assert {weight.dtype for weight in weights} == {torch.float32}

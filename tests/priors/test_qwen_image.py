@@ -11,9 +11,10 @@ import torch
 from family_checks import PROMPTS
 from tiny_families import PICTURE_PX
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pixel_unshuffle
 
 from limner.priors.base import Prior
+from limner.sampling.guidance import guided
 
 
 @pytest.fixture
@@ -43,12 +44,7 @@ def test_guided_pictures_are_the_pipelines(pair: tuple[Any, Prior]) -> None:
     """True guidance, after which each token has the norm of its conditional prediction."""
     prior = pair[1]
     cond, null = prior.encode_text(PROMPTS), prior.encode_text(["", ""])
-
-    def predict(x: Tensor, t_B: Tensor) -> Tensor:
-        c, u = (pixel_unshuffle(prior.predict(x, t_B, told), 2) for told in (cond, null))
-        e = u + 4 * (c - u)
-        return pixel_shuffle(e * c.norm(dim=1, keepdim=True) / e.norm(dim=1, keepdim=True), 2)
-
+    predict = guided(prior, cond, null, 4.0, prior.guidance)
     theirs = stock_pictures(*pair, checks.SIZES_PX[0], true_cfg_scale=4.0, negative_prompt=["", ""])
     checks.assert_same_pictures(checks.our_pictures(prior, 4, predict=predict), theirs)
 

@@ -46,7 +46,7 @@ WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 # Of limner.sampling, which needs torch; a test keeps the two alike.
 SOLVERS = ("dpmpp_2m", "ddim", "euler")
-GUIDANCE_MODES = ("off", "measured", "independent", "rescale")
+GUIDANCE_MODES = ("off", "measured", "independent", "rescale", "tokens")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -114,6 +114,8 @@ class AdapterConfig(Closed):
 class PriorConfig(AdapterConfig):
     """Which prior, and how its weights are held and computed with."""
 
+    base_frozen: ClassVar[bool] = False  # whether the network is left as it is, and something beside it learns
+
     prior: str = Field(
         "mini",
         description="the pretrained model: a name from 'limner list', a folder, a file, or OWNER/NAME on the hub",
@@ -128,7 +130,7 @@ class PriorConfig(AdapterConfig):
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass; what learns stays fp32")
     base_precision: Literal["fp32", "bf16", "int8", "nf4"] = Field(
-        "fp32", description="how the network's frozen weights are held beside an adapter; int8 and nf4 are quantised"
+        "fp32", description="how the network's frozen weights are held beside what learns; int8 and nf4 are quantised"
     )
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, a third more time"
@@ -140,7 +142,7 @@ class PriorConfig(AdapterConfig):
 
     @model_validator(mode="after")
     def _check_held(self) -> Self:
-        if self.base_precision != "fp32" and self.adapter == "full":
+        if self.base_precision != "fp32" and self.adapter == "full" and not self.base_frozen:
             raise ValueError(f"base_precision {self.base_precision} needs an adapter: weights that learn stay fp32")
         if self.adapter == "full" and (self.start_from or self.adapter_targets):
             raise ValueError("start_from and adapter_targets are for an adapter, and adapter is 'full'")
@@ -186,8 +188,8 @@ class MethodConfig(DataConfig, PriorConfig):
     guidance_scale: float | None = Field(
         None, ge=1, description="of the sample grids and of drawing; 1 is none; default: the prior's own"
     )
-    guidance: Literal["off", "measured", "independent", "rescale"] = Field(
-        "off", description="how guided predictions are normalised (sampling/guidance.py)"
+    guidance: Literal["off", "measured", "independent", "rescale", "tokens"] | None = Field(
+        None, description="how guided predictions are normalised (sampling/guidance.py); default: the prior's own"
     )
     sample_steps: int = Field(12, ge=1, description="sampler steps of the sample grids and the scores")
 

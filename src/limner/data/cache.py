@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from limner.data import store
 from limner.errors import DataError
+from limner.tensors import save
 
 Entry = dict[str, Tensor]
 
@@ -219,7 +219,7 @@ class Shelf:
         beside = self.folder / f"{name}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, beside)
+            save(tensors, beside)
             with beside.open("rb+") as written:
                 os.fsync(written.fileno())
             beside.replace(self.folder / f"{name}.safetensors")

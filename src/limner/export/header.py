@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from limner import __version__
+from limner.tensors import save
 
 PENDING = "0" * 64  # where the hash will stand
 DIFFUSERS = "diffusers"
@@ -106,7 +106,7 @@ def header(about: About, kind: Kind) -> dict[str, str]:
 
 def write(file: Path, tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> None:
     """A safetensors file whose header has the hash of what follows it."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, dict(fields))
+    save(tensors, file, fields)
     with file.open("r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
         start = stream.read(length)

@@ -72,6 +72,11 @@ class Method(ABC):
         """The configuration's, else the prior's own."""
         return self.config.guidance_scale or self.prior.guidance_scale
 
+    @property
+    def guidance(self) -> str:
+        """How guided predictions are normalised: as the configuration says, else as is the prior's custom."""
+        return self.config.guidance or self.prior.guidance
+
     def conditions(self, text: Cond, condition_BCHW: Tensor | None) -> tuple[Cond, Cond]:
         """The condition to sample with, and the null condition that guidance contrasts it with; B rows each."""
         return text, self.null.expand(len(text))

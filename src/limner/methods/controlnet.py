@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -29,7 +29,11 @@ class Controlnet(Method):
     class Config(TranslateConfig):
         """What is fixed here, and the paper's share of captions."""
 
+        base_frozen: ClassVar[bool] = True
         adapter: Literal["full"] = Field("full", description="the control learns whole, and the prior not at all")
+        base_precision: Literal["fp32", "bf16"] = Field(
+            "fp32", description="how the network is held; the control starts as a copy of it, so it is not quantised"
+        )
         caption_dropout: float = Field(0.5, ge=0, le=1, description="share of captions replaced by the empty one")
         condition_dropout: Literal[0] = Field(0, description="the picture is always shown: guidance is by words alone")
 

@@ -89,7 +89,7 @@ class Prior(ABC):
         latent_scale: the autoencoder's latents are multiplied by it.
         token_dim, num_tokens: width and number of the text tokens that cross attention reads.
         pooled_dim: width of the pooled vector, None where the prior has none.
-        guidance_scale: what its pictures are usually drawn with; 1 is none.
+        guidance_scale, guidance: what its pictures are usually drawn with (``sampling.guidance``); scale 1 is none.
         adapter_targets: names (suffixes) of the linear layers that a low-rank adapter changes by default.
     """
 
@@ -109,6 +109,7 @@ class Prior(ABC):
     num_tokens: int
     pooled_dim: int | None = None
     guidance_scale: float = 5.0
+    guidance: str = "off"
     adapter_targets: Sequence[str] = ()
 
     @abstractmethod
@@ -180,10 +181,7 @@ class Prior(ABC):
         with self.computing():
             out = self.predict(self.path.mix(z_0, eps, t_B), t_B, cond)
         error_BCHW = (out.float() - self.path.target(z_0, eps, t_B).float()).square()
-        if weight_B1HW is None:
-            return error_BCHW.mean(dim=(1, 2, 3))
-        total_B = weight_B1HW.sum(dim=(1, 2, 3)).clamp(min=1e-6)
-        return (error_BCHW.mean(dim=1, keepdim=True) * weight_B1HW).sum(dim=(1, 2, 3)) / total_B
+        return mean_of_pictures(error_BCHW, weight_B1HW)
 
     def fingerprint(self) -> str:
         """A hash of what encodes: latents and embedded captions of priors with the same one are the same."""
@@ -210,6 +208,14 @@ class Prior(ABC):
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+
+def mean_of_pictures(error_BCHW: Tensor, weight_B1HW: Tensor | None) -> Tensor:
+    """The mean of each picture, (B,); with weights the weighted one."""
+    if weight_B1HW is None:
+        return error_BCHW.mean(dim=(1, 2, 3))
+    total_B = weight_B1HW.sum(dim=(1, 2, 3)).clamp(min=1e-6)
+    return (error_BCHW.mean(dim=1, keepdim=True) * weight_B1HW).sum(dim=(1, 2, 3)) / total_B
 
 
 def widen_conv(old: nn.Conv2d, num_channels: int) -> nn.Conv2d:

@@ -11,6 +11,7 @@ The network sees 2 x 2 cells of the latent as one token. A latent has cells here
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -131,7 +132,9 @@ class FluxPrior(Prior):
             "num_layers": min(CONTROL_LAYERS, network.config.num_layers),
             "num_single_layers": min(CONTROL_SINGLE_LAYERS, network.config.num_single_layers),
         }
-        control = FluxControlNetModel.from_config(config).to(self.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of diffusers to itself, about a name that it uses here
+            control = FluxControlNetModel.from_config(config).to(self.device)
         for name in ("time_text_embed", "context_embedder", "x_embedder"):
             getattr(control, name).load_state_dict(getattr(network, name).state_dict())
         for name in ("transformer_blocks", "single_transformer_blocks"):

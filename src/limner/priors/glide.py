@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import PriorError
-from limner.priors.base import Parts, Prior, widen_conv
+from limner.priors.base import Parts, Prior, mean_of_pictures, widen_conv
 from limner.priors.folder import DTYPES, PLAIN, Loading
 from limner.priors.glide_files import SUFFIXES, config_of, file_of, fill, parts_of
 from limner.priors.glide_net import UNet
@@ -121,10 +121,7 @@ class GlidePrior(Prior):
         noise, variance = self._noise_and_variance(x_t, t_B, cond)
         error_BCHW = (noise.float() - eps.float()).square()
         bound_BCHW = self.path.bound(z_0, x_t, noise, variance, t_B) * (self.path.num_timesteps / 1000)
-        if weight_B1HW is None:
-            return (error_BCHW + bound_BCHW).mean(dim=(1, 2, 3))
-        total_B = weight_B1HW.sum(dim=(1, 2, 3)).clamp(min=1e-6)
-        return ((error_BCHW + bound_BCHW).mean(dim=1, keepdim=True) * weight_B1HW).sum(dim=(1, 2, 3)) / total_B
+        return mean_of_pictures(error_BCHW + bound_BCHW, weight_B1HW)
 
     def widen_input(self, num_channels: int) -> None:
         self.network.input_blocks[0][0] = widen_conv(self.network.input_blocks[0][0], num_channels)

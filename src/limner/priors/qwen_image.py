@@ -42,7 +42,7 @@ class QwenImagePrior(Prior):
     """
 
     family = "qwen_image"
-    guidance_scale = 4.0
+    guidance_scale, guidance = 4.0, "tokens"
     component = "transformer"
     latent_scale = 1.0  # each channel has its own, in the autoencoder's configuration
     adapter_targets = JOINT_ATTENTION

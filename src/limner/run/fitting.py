@@ -95,7 +95,7 @@ def _drastic(config: MethodConfig, on: torch.device) -> Iterator[Changes]:
     if accelerated and config.precision == "fp32":
         changes = changes | {"precision": "bf16"}
         yield changes
-    if config.adapter == "full":
+    if config.adapter == "full" and not config.base_frozen:
         changes = changes | {"adapter": "lora"}
         yield changes
     for held in ("bf16", "int8", "nf4")[("fp32", "bf16", "int8", "nf4").index(config.base_precision) :]:

@@ -181,7 +181,7 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: 
                 dice.normal(*job.method.prior.latent_CHW),
                 num_steps=job.config.sample_steps,
                 guidance_scale=job.method.guidance_scale,
-                guidance=job.config.guidance,
+                guidance=job.method.guidance,
             )
             made.append(to_uint8(drawn))
             advance(first + len(some))

@@ -35,10 +35,10 @@ WRITTEN = 64_000_000  # bytes written to see how fast the disk is
 class Probe:
     """What was measured of a run, in seconds, watts and bytes.
 
-    start_s: until the run is built. picture_s: one picture read and encoded, in all of its views. step_s: first step of
-    a stage -> one of its steps. draw_s: a sample grid. score_s: a score. byte_s: one byte of a checkpoint. watts: while
-    it learns. kg_co2e_per_kwh: where the machine is taken to stand. peak: most memory held. num_train, num_held_out:
-    pictures, 0 for a stream; num_read: those of them that are in the cache now.
+    start_s: until the run is built and has what it encodes with. picture_s: one picture read and encoded, in all of its
+    views. step_s: first step of a stage -> one of its steps. draw_s: a sample grid. score_s: a score. byte_s: one byte
+    of a checkpoint. watts: while it learns. kg_co2e_per_kwh: where the machine is taken to stand. peak: most memory
+    held. num_train, num_held_out: pictures, 0 for a stream; num_read: those of them that are in the cache now.
     """
 
     start_s: float
@@ -68,8 +68,8 @@ def probe(config: MethodConfig, device: torch.device) -> Probe:
     start = time.monotonic()
     job = build(config, accelerator.device)
     start_s = time.monotonic() - start
-    learnt, picture_s = _read(job)
-    _ = job.method.null
+    learnt, picture_s, warm_s = _read(job)
+    start_s += warm_s + _time(lambda: job.method.null)
     job.method.prior.parts.release()
     held_out = job.validation
     some = held_out.samples[: max(job.at_once, GRID_PICTURES)]
@@ -98,22 +98,22 @@ def probe(config: MethodConfig, device: torch.device) -> Probe:
     )
 
 
-def _read(job: Job) -> tuple[Loader, float]:
-    """Evenly spaced training pictures, all of them encoded, and the seconds that one of them took.
+def _read(job: Job) -> tuple[Loader, float, float]:
+    """(evenly spaced training pictures, all of them encoded; seconds a picture; seconds more for the first).
 
     A stream is encoded while it is learnt from.
     """
     loader, num = job.train, len(job.train)
-    picture_s, done = 0.0, 0
+    picture_s, done, whole_s = 0.0, 0, 0.0
     for wanted in (FEW, MORE) if num else ():
         share = job.config.fraction * min(1.0, wanted / num)
         loader = build(job.config.model_copy(update={"fraction": share}), loader.device, job.method).train
         seconds = _time(functools.partial(list, loader.encode_all()))
-        picture_s = seconds / max(1, len(loader) - done)
+        picture_s, whole_s = seconds / max(1, len(loader) - done), whole_s + seconds
         done = len(loader)
         if seconds > LONG_S:
             break
-    return loader, picture_s
+    return loader, picture_s, max(0.0, whole_s - picture_s * done)
 
 
 def _steps(trainer: Trainer, first: int) -> float:

@@ -53,7 +53,7 @@ def sample(
     """
     run = Path(run)
     config, method, step = _opened(run, inputs, adapters, scale)
-    guidance_scale, guidance = guidance_scale or method.guidance_scale, guidance or config.guidance
+    guidance_scale, guidance = guidance_scale or method.guidance_scale, guidance or method.guidance
     made = []
     files: Sequence[Path | None] = inputs or [None]
     for file, prompt in itertools.product(files, prompts or [""]):

@@ -8,6 +8,7 @@ et al. 2022, arXiv 2205.12952) normalises e back to the statistics of c. Modes:
     measured     mean and std of e, measured per picture over C, H, W, are set to those of c
     independent  PITI's formula to the letter: the std of e is *predicted* as if c and u were independent
     rescale      e times std(c) / std(e), blended with e by phi (Lin et al. 2023, arXiv 2305.08891, section 3.4)
+    tokens       each token of e, 2 x 2 cells of the latent, has the norm that it has in c (Qwen-Image's own pipeline)
 
 Statistics are those of the network's *output*: of eps for an eps path, as in the papers; of v or of the velocity for
 the others, whose spread CFG inflates in the same way.
@@ -18,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from limner.errors import ConfigError, did_you_mean
 from limner.priors.base import Prior
 from limner.types import Cond
 
-MODES = ("off", "measured", "independent", "rescale")
+MODES = ("off", "measured", "independent", "rescale", "tokens")
 
 
 def guide(cond_out: Tensor, null_out: Tensor, scale: float, mode: str = "off", phi: float = 0.7) -> Tensor:
@@ -39,7 +41,7 @@ def guide(cond_out: Tensor, null_out: Tensor, scale: float, mode: str = "off", p
         phi: for "rescale", the share of the rescaled output; 0.7 as in Lin et al.
 
     Raises:
-        ConfigError: an unknown mode.
+        ConfigError: an unknown mode, or "tokens" for a latent with an odd side.
     """
     if mode not in MODES:
         raise ConfigError(f"unknown guidance mode '{mode}'.", did_you_mean(mode, MODES))
@@ -55,6 +57,11 @@ def guide(cond_out: Tensor, null_out: Tensor, scale: float, mode: str = "off", p
         e = _std(c) / _floor(sigma_hat) * (e - _mean(e)) + _mean(c)
     elif mode == "rescale":
         e = phi * (_std(c) / _floor(_std(e))) * e + (1 - phi) * e
+    elif mode == "tokens":
+        if any(side % 2 for side in e.shape[-2:]):
+            raise ConfigError("guidance 'tokens' needs latents with even sides.", "use --guidance rescale")
+        c, e = F.pixel_unshuffle(c, 2), F.pixel_unshuffle(e, 2)
+        e = F.pixel_shuffle(e * c.norm(dim=1, keepdim=True) / _floor(e.norm(dim=1, keepdim=True)), 2)
     return e.to(cond_out)
 
 

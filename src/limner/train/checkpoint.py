@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from limner.errors import RunError
+from limner.tensors import save
 
 FILES = ("weights", "ema", "optimizer")
 Tensors = dict[str, dict[str, Tensor]]  # learner's name -> tensor's name -> tensor
@@ -33,7 +34,7 @@ def write(folder: Path, step: int, files: dict[str, Tensors], state: dict[str, A
     try:
         for file in FILES:
             flat = {f"{who}/{name}": tensor for who, some in files[file].items() for name, tensor in some.items()}
-            save_file({n: t.detach().contiguous() for n, t in flat.items()}, partial / f"{file}.safetensors")
+            save(flat, partial / f"{file}.safetensors")
         (partial / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
         for path in partial.iterdir():
             _sync(path)

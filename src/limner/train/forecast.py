@@ -90,7 +90,7 @@ def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -
         if count.peak > found.peaks.get("learning", 0):
             found.peaks["learning"], found.gradients = count.peak, count.noted
     count.peak_since()
-    trainer._on_main(functools.partial(_draw, method, config, batch(own, sizes.drawn)))
+    trainer._on_main(functools.partial(_draw, method, batch(own, sizes.drawn)))
     found.peaks["drawing"] = count.peak_since()
     trainer._on_main(functools.partial(_score, method, batch(own, sizes.scored)))
     found.peaks["scoring"] = count.peak_since()
@@ -116,7 +116,7 @@ def _first_step(trainer: Trainer, first: int, batch: Batch) -> int:
     return counted.get_total_flops()
 
 
-def _draw(method: Method, config: MethodConfig, batch: Batch) -> None:
+def _draw(method: Method, batch: Batch) -> None:
     """A grid of pictures, in two steps, which hold as much as any number."""
     with method.prior.parts.borrowed():
         method.generate(
@@ -125,7 +125,7 @@ def _draw(method: Method, config: MethodConfig, batch: Batch) -> None:
             torch.empty_like(batch.mean_BCHW),
             num_steps=2,
             guidance_scale=method.guidance_scale,
-            guidance=config.guidance,
+            guidance=method.guidance,
         )
 
 
