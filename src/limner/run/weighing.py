@@ -17,6 +17,7 @@ from limner.config import MethodConfig
 from limner.data.order import Streamed
 from limner.methods.base import Method
 from limner.priors import placing
+from limner.priors.base import fastest_layout
 from limner.priors.folder import DTYPES
 from limner.run.data import load_splits, recipe_of, sizes_of
 from limner.run.job import build_method, refuse_shapes
@@ -39,7 +40,7 @@ def weigh(config: MethodConfig, on: torch.device) -> Forecast:
     refuse_shapes(config, method)
     prior, count = method.prior, Count(on)
     prior.parts = BareParts(prior.parts, count)
-    prior.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prior.network.to(memory_format=fastest_layout(on))  # type: ignore[call-overload]
     frozen = DTYPES.get(config.base_precision) or DTYPES[config.precision]
     with count:
         weightless(count, prior.network, frozen)
