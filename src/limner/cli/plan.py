@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -62,7 +63,7 @@ def plan(ctx: click.Context, words: tuple[str, ...]) -> int:
     config = job.resolve(method, given, Path(file) if file else None)
     before_s = time.time() - min(started, psutil.Process().create_time())
     found = planning.plan(config, options["probe"], options["memory"], before_s)
-    fit, smallest = (None, None) if found.fits else planning.mend(found)
+    fit, smallest = (None, None) if found.fits else planning.mend(found, _trying)
     done = planning.measured(config)
     if options["json"]:
         click.echo(json.dumps(_plain(found, fit, smallest, done), indent=2, ensure_ascii=False))
@@ -88,6 +89,12 @@ def _parse(words: Sequence[str]) -> tuple[str | None, flags.Flags, dict[str, Any
         raise ConfigError("--memory-gb needs a number.", "for example --memory-gb 8")
     options = {"help": wants_help, "json": alone["--json"], "probe": not alone["--no-probe"], "memory": memory}
     return positional[0] if positional else None, given, options
+
+
+def _trying(flags: str) -> None:
+    """On a terminal, while what fits is looked for: each try takes seconds."""
+    if sys.stderr.isatty():
+        click.echo(f"it does not fit; trying {flags}", err=True)
 
 
 def _plain(found: Plan, fit: Fit | None, smallest: Fit | None, done: Mapping[str, float] | None) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Encoder:
     ) -> None:
         self._encode_image, self._encode_text, self.device = encode_image, encode_text, device
         self._latents, self._texts = Shelf("latents", maker), Shelf("texts", maker)
+        self._num_cores = torch.get_num_threads()
 
     @torch.no_grad()
     def latents(
@@ -47,6 +48,7 @@ class Encoder:
         """(mean, std), BCHW; ``pictures`` gives those at the places asked for in turn, uint8 CHW of one size."""
 
         def make(places: list[int]) -> list[Entry]:
+            self._take_all_cores()
             parts = []
             coming = iter(pictures(places))
             while some := list(islice(coming, PICTURES_AT_ONCE)):
@@ -68,6 +70,7 @@ class Encoder:
         """The captions, embedded: one row each."""
 
         def make(places: list[int]) -> list[Entry]:
+            self._take_all_cores()
             made = []
             for first in range(0, len(places), TEXTS_AT_ONCE):
                 some = [captions[place] for place in places[first : first + TEXTS_AT_ONCE]]
@@ -80,6 +83,11 @@ class Encoder:
         entries = self._texts.get([key("caption", caption) for caption in captions], make)
         parts = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
         return Cond(parts["tokens"], parts.get("pooled"), mask_BL=parts.get("mask"))
+
+    def _take_all_cores(self) -> None:
+        """In a thread of the loader's, which has one until there is something to encode."""
+        if torch.get_num_threads() != self._num_cores:
+            torch.set_num_threads(self._num_cores)
 
     @property
     def full(self) -> bool:

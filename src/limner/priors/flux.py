@@ -23,9 +23,10 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from limner.errors import PriorError
 from limner.priors import autoencoder
 from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior, widen_linear
+from limner.priors.base import Parts, Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.shifts import flow_of
+from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
 
 SIDE_CELLS = 128  # the pipeline's default_sample_size: 1024 pixels, in cells of 8

@@ -20,10 +20,11 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from limner.priors import autoencoder
 from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior, widen_linear
+from limner.priors.base import Parts, Prior
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.paths import Flow
+from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
 
 NUM_TOKENS = 512  # the pipeline's max_sequence_length

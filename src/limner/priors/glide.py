@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import PriorError
-from limner.priors.base import Parts, Prior, mean_of_pictures, widen_conv
+from limner.priors.base import Parts, Prior, mean_of_pictures
 from limner.priors.folder import DTYPES, PLAIN, Loading
 from limner.priors.glide_files import SUFFIXES, config_of, file_of, fill, parts_of
 from limner.priors.glide_net import UNet
 from limner.priors.glide_path import PicturePath, base_path, upsampler_path
 from limner.priors.glide_text import ConditionEncoder, TextTransformer
 from limner.priors.glide_tokens import tokenizer
+from limner.priors.widening import widen_conv
 from limner.types import Cond, Tokens
 
 

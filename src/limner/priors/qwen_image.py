@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior, widen_linear
+from limner.priors.base import Parts, Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.shifts import flow_of
+from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
 
 # The network was trained with these very words.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from limner.errors import PriorError
 from limner.priors import autoencoder, paths
-from limner.priors.base import Parts, Prior, widen_conv
+from limner.priors.base import Parts, Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
+from limner.priors.widening import widen_conv
 from limner.types import Cond, Tokens
 
 OTHER_USES = {8: "an instruction-following model", 9: "an inpainting model"}  # by how many channels they read

@@ -18,10 +18,11 @@ from torch.nn.functional import pad
 from limner.errors import ConfigError, PriorError
 from limner.priors import autoencoder
 from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior, widen_conv
+from limner.priors.base import Parts, Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.paths import Flow
 from limner.priors.shifts import flow_of
+from limner.priors.widening import widen_conv
 from limner.types import Cond, Tokens
 
 NUM_T5_TOKENS = 256  # the pipeline's max_sequence_length

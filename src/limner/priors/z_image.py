@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from limner.priors import autoencoder
-from limner.priors.base import Parts, Prior, widen_linear
+from limner.priors.base import Parts, Prior
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
 from limner.priors.shifts import flow_of
+from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
 
 NUM_TOKENS = 512  # the pipeline's max_sequence_length

@@ -30,7 +30,7 @@ from limner.train.forecast import Forecast
 T = TypeVar("T")
 
 # Of free memory; counting leaves out gaps between what is held and, on a CPU, what kernels use within themselves.
-USABLE, USABLE_CPU = 0.95, 0.85
+USABLE, USABLE_CPU = 0.95, 0.75
 SIDE = 1024  # of the matrices whose product says how fast the machine is
 
 
