@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends another package whenever it is imported
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app.main(args=arguments or ["--help"], prog_name="limner", standalone_mode=False)
