@@ -25,6 +25,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def ten_steps_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limner.run.probing.SECONDS", 0.0)
+
+
 @pytest.fixture
 def words(ground: Path, tmp_path: Path) -> list[str]:
     """Of a small run."""

@@ -1,4 +1,4 @@
-"""Ten steps of a run, taken to see what the rest of it will cost; nothing of them is kept but what they encoded.
+"""Ten steps of a run or more, to see what the rest of it will cost; nothing of them is kept but what they encoded.
 
 Pictures that are encoded go into the cache, where the run will find them. All else lies in a folder that is deleted.
 """
@@ -26,6 +26,7 @@ from limner.train.memory import keep_freed
 from limner.train.trainer import Trainer
 
 STEPS, WARM_UP = 10, 2
+SECONDS, MOST = 10.0, 200  # for which steps are taken if ten are over sooner: a machine's speed comes and goes
 FEW, MORE = 8, 64  # pictures encoded to warm up, and then to see how long one takes
 LONG_S = 20.0  # a warm-up that takes so long is measure enough
 WRITTEN = 64_000_000  # bytes written to see how fast the disk is
@@ -117,14 +118,16 @@ def _read(job: Job) -> tuple[Loader, float, float]:
 
 
 def _steps(trainer: Trainer, first: int) -> float:
-    """Seconds of a step of the stage that begins with step ``first``; takes the first ten."""
+    """Seconds of a step of the stage that begins with step ``first``; takes the first ten, or as many as fit."""
     if first in trainer.method.hand_over_at:
         for learner in trainer.learners.values():
             learner.ema.hand_over()
             learner.restart()
-    times_s = []
-    micro_batches = trainer.batches(first, first + STEPS)
-    for trainer.step in range(first, first + STEPS):
+    times_s: list[float] = []
+    micro_batches = trainer.batches(first, first + MOST)
+    for trainer.step in range(first, first + MOST):
+        if len(times_s) >= STEPS and sum(times_s) > SECONDS:
+            break
         times_s.append(_time(lambda: trainer._one_step(micro_batches)))
     return statistics.fmean(times_s[WARM_UP:])  # as the run's own sum will have its slow ones, too
 
