@@ -103,3 +103,10 @@ def pairs_folder(folder: Path, num: int = 12, side_px: int = 16) -> Path:
         disc.save(folder / "target" / f"disc{i:02d}.png")
         (folder / "target" / f"disc{i:02d}.txt").write_text(f"disc {i}")
     return folder
+
+
+def ground_folder(folder: Path, path: str) -> Path:
+    """What a run stands on: ``prior`` and ``data`` in one folder."""
+    prior_folder(folder / "prior", path)
+    pairs_folder(folder / "data")
+    return folder

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import pairs_folder, prior_folder
+from tiny import ground_folder
 
 from limner.cli.main import main
 
@@ -19,10 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ground")
-    prior_folder(folder / "prior", "v")
-    pairs_folder(folder / "data")
-    return folder
+    return ground_folder(tmp_path_factory.mktemp("ground"), "v")
 
 
 @pytest.fixture(autouse=True)

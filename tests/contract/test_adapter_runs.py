@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import pairs_folder, prior_folder
+from tiny import ground_folder
 
 from limner import run
 from limner.cli.main import main
@@ -26,10 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="session")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapters")
-    prior_folder(folder / "prior", "eps")
-    pairs_folder(folder / "data")
-    return folder
+    return ground_folder(tmp_path_factory.mktemp("adapters"), "eps")
 
 
 @pytest.fixture(scope="session")

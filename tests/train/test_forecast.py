@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny import pairs_folder, prior_folder
+from tiny import ground_folder
 from tiny_families import FAMILIES, family_folder
 from torch import Tensor, nn
 
@@ -30,10 +30,7 @@ KB = 1024
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ground")
-    prior_folder(folder / "prior", "v")
-    pairs_folder(folder / "data")
-    return folder
+    return ground_folder(tmp_path_factory.mktemp("ground"), "v")
 
 
 def configure(ground: Path, method: str = "finetune", **more: Any) -> MethodConfig:

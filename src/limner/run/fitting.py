@@ -41,19 +41,22 @@ def cheapest(
         libraries: bytes that are held besides what is counted.
         tell: is told what is tried.
     """
-    smallest: Fit | None = None
+    weighed: dict[str, Fit | None] = {}
 
     def weigh(changes: Changes) -> Fit | None:
-        nonlocal smallest
-        tell(Fit(changes, 0).flags())
-        try:
-            values = config.model_dump(exclude={"method"}) | changes
-            peaks = weighing.weigh(resolve(config.method, values), on).peaks
-        except LimnerError:  # a combination that there is not, for this method or prior or on this machine
-            return None
-        found = Fit(changes, max(peaks.values()) + libraries)
-        smallest = min(smallest or found, found, key=lambda fit: fit.needed)
-        return found
+        flags = Fit(changes, 0).flags()
+        if flags not in weighed:
+            tell(flags)
+            try:
+                values = config.model_dump(exclude={"method"}) | changes
+                peaks = weighing.weigh(resolve(config.method, values), on).peaks
+                weighed[flags] = Fit(changes, max(peaks.values()) + libraries)
+            except LimnerError:  # a combination that there is not, for this method or prior or on this machine
+                weighed[flags] = None
+        return weighed[flags]
+
+    def smallest() -> Fit | None:
+        return min(filter(None, weighed.values()), key=lambda fit: fit.needed, default=None)
 
     def first(ways: list[Changes]) -> Fit | None:
         """The first that fits; each needs less than the one before it."""
@@ -74,8 +77,8 @@ def cheapest(
         fewer, sparing = ([drastic | way for way in ways if drastic | way] for ways in _patient(config))
         least = weigh((sparing or fewer)[-1]) if sparing or fewer else None
         if least is not None and least.needed <= room:
-            return first(fewer) or first(sparing), smallest
-    return None, smallest
+            return first(fewer) or first(sparing), smallest()
+    return None, smallest()
 
 
 def _patient(config: MethodConfig) -> tuple[list[Changes], list[Changes]]:

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 
@@ -21,13 +20,11 @@ from limner.priors.folder import DTYPES
 from limner.run import weighing
 from limner.run.fitting import Fit, cheapest
 from limner.run.job import device, load_prior, resolve
-from limner.run.probing import Probe, probe
+from limner.run.probing import Probe, probe, timed
 from limner.run.weighing import Amount
 from limner.train import checkpoint
 from limner.train.cost import total
 from limner.train.forecast import Forecast
-
-T = TypeVar("T")
 
 # Of free memory; counting leaves out gaps between what is held and, on a CPU, what kernels use within themselves.
 USABLE, USABLE_CPU = 0.95, 0.75
@@ -155,13 +152,13 @@ def plan(config: MethodConfig, probing: bool = True, memory: int | None = None, 
         LimnerError: what training would refuse of the configuration.
     """
     on, why, data = device(), "", None
-    prior, prior_s = _timed(lambda: load_prior(config, meta=True))
+    prior, prior_s = timed(lambda: load_prior(config, meta=True))
     try:
         data = weighing.amount(config, prior.image_px, prior.multiple_px)
     except DataError as error:
         why = f"{error} So pictures are not counted."
     counted = weighing.weigh(config, on)
-    libraries, libraries_s = _timed(weighing.libraries)
+    libraries, libraries_s = timed(weighing.libraries)
     here = int(weighing.free(on) * (USABLE if on.type != "cpu" else USABLE_CPU))
     found = Plan(
         config=config,
@@ -205,12 +202,6 @@ def measured(config: MethodConfig) -> dict[str, float] | None:
 def _due(steps: int, every: int) -> set[int]:
     """The steps after which something is due, the last among them."""
     return {*range(every, steps + 1, every), steps}
-
-
-def _timed(do: Callable[[], T]) -> tuple[T, float]:
-    """(what it gives, seconds)."""
-    start = time.monotonic()
-    return do(), time.monotonic() - start
 
 
 def _rate(on: torch.device, dtype: torch.dtype) -> float:

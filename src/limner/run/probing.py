@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +24,10 @@ from limner.run.job import Job, build
 from limner.run.training import GRID_PICTURES, trainer_of
 from limner.train.cost import metered, peak_mb, total
 from limner.train.memory import keep_freed
+from limner.train.optim import hand_over
 from limner.train.trainer import Trainer
+
+T = TypeVar("T")
 
 STEPS, WARM_UP = 10, 2
 SECONDS, MOST = 10.0, 200  # for which steps are taken if ten are over sooner: a machine's speed comes and goes
@@ -120,9 +124,7 @@ def _read(job: Job) -> tuple[Loader, float, float]:
 def _steps(trainer: Trainer, first: int) -> float:
     """Seconds of a step of the stage that begins with step ``first``; takes the first ten, or as many as fit."""
     if first in trainer.method.hand_over_at:
-        for learner in trainer.learners.values():
-            learner.ema.hand_over()
-            learner.restart()
+        hand_over(trainer.learners.values())
     times_s: list[float] = []
     micro_batches = trainer.batches(first, first + MOST)
     for trainer.step in range(first, first + MOST):
@@ -149,10 +151,14 @@ def _byte_s() -> float:
         return _time(write) / WRITTEN
 
 
-def _time(do: Callable[[], object]) -> float:
-    """The seconds it takes, with what it has an accelerator do."""
+def timed(do: Callable[[], T]) -> tuple[T, float]:
+    """(what it gives, the seconds it takes), with what it has an accelerator do."""
     start = time.monotonic()
-    do()
+    given = do()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.monotonic() - start
+    return given, time.monotonic() - start
+
+
+def _time(do: Callable[[], object]) -> float:
+    return timed(do)[1]

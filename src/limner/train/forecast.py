@@ -22,6 +22,7 @@ from limner.config import MethodConfig
 from limner.data.encode import PICTURES_AT_ONCE, TEXTS_AT_ONCE
 from limner.methods.base import Method
 from limner.train.counting import Count
+from limner.train.optim import hand_over
 from limner.train.trainer import Trainer
 from limner.types import Batch, Dice
 
@@ -108,9 +109,7 @@ def _first_step(trainer: Trainer, first: int, batch: Batch) -> int:
     """
     trainer.step = first
     if first in trainer.method.hand_over_at:
-        for learner in trainer.learners.values():
-            learner.ema.hand_over()
-            learner.restart()
+        hand_over(trainer.learners.values())
     with FlopCounterMode(display=False) as counted:
         trainer._one_step(itertools.repeat(batch))
     return counted.get_total_flops()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,13 @@ class Learner:
 
     def counters(self) -> dict[str, int]:
         return {"num_steps": self.num_steps, "ema_updates": self.ema.num_updates}
+
+
+def hand_over(learners: Iterable[Learner]) -> None:
+    """Between stages: the averages become the weights, and the optimisers begin anew."""
+    for learner in learners:
+        learner.ema.hand_over()
+        learner.restart()
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:

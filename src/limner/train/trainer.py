@@ -27,7 +27,7 @@ from limner.errors import RunError, TrainingError
 from limner.methods.base import Method
 from limner.train import checkpoint, progress
 from limner.train.log import Log
-from limner.train.optim import Learner
+from limner.train.optim import Learner, hand_over
 from limner.types import Batch, Update
 
 # On an accelerator, reading a loss waits for the device: do it once in so many steps. On a CPU it costs nothing.
@@ -89,9 +89,7 @@ class Trainer:
         read_every = 1 if self.accelerator.device.type == "cpu" else STEPS_BETWEEN_READS
         while self.step < self.config.steps:
             if self.step in self.method.hand_over_at:
-                for learner in self.learners.values():
-                    learner.ema.hand_over()
-                    learner.restart()
+                hand_over(self.learners.values())
             self._one_step(micro_batches)
             self.step += 1
             advance(self.step)
