@@ -1,8 +1,9 @@
-"""A dozen subjects in ten scenes each: the packaged data set for teaching a model one thing (`subjects.zip`).
+"""A dozen subjects in sixteen scenes each: the packaged data set for teaching a model one thing (`subjects.zip`).
 
 Idea: the composer that trains the prior lays out and paints these pictures too, at 256 px and about concepts that the
 prior never saw. So a subject keeps its looks from picture to picture while place, size and company change, and for each
-picture it is known where the subject is. Six scenes are to learn from; four, in other places and dress, are held out.
+picture it is known where the subject is. Six scenes are to learn from; ten, with other grounds, company and dress, are
+held out.
 
     python recipes/mini/build_data.py --packages node_modules --scratch scratch/mini
     python recipes/mini/subjects.py --packages node_modules --scratch scratch/mini
@@ -42,8 +43,25 @@ SUBJECTS = {
     "1F52D": "telescope",
     "1F9F0": "toolbox",
 }
+# What is to be seen of each, to stand for its word in a caption: the word comes first, so that its article stays.
+LOOKS = {
+    "tiger": "tiger in orange with black stripes",
+    "dog": "dog in beige with a blue collar",
+    "peacock": "peacock in blue with green and yellow feathers",
+    "bee": "bee in yellow and black with blue wings",
+    "butterfly": "butterfly with red wings and dark purple edges",
+    "taxi": "taxi in yellow with a black checkered stripe",
+    "avocado": "avocado half in green with a brown seed",
+    "eggplant": "eggplant in purple with a green stem",
+    "ghost": "ghost in white winking with its tongue out",
+    "snowman": "snowman in a blue scarf and black hat",
+    "telescope": "telescope in grey and purple on a tripod",
+    "toolbox": "toolbox in red with a black handle",
+}
 DRESSED = {"tiger", "dog", "ghost", "toolbox"}  # a hat suits it; the others get a present
 HATS, PRESENTS = ("top hat", "crown", "graduation cap"), ("balloon", "gift")
+MORE_PRESENTS = (*PRESENTS, "umbrella")
+RELATIONS = ("and", "above", "below", "in front of")  # behind a thing it would be half hidden
 AFLOAT = ("sea", "space")  # a subject hangs high there: no room for a hat
 NEIGHBOURS = (
     "red apple",
@@ -60,6 +78,7 @@ NEIGHBOURS = (
     "evergreen tree",
 )
 GROUNDS = ("light blue", "yellow", "light green", "pink", "beige", "purple")
+MORE_GROUNDS = (*GROUNDS, "blue", "green", "orange")
 
 
 @dataclass
@@ -117,6 +136,34 @@ def scenes_of(word: str, stock: Stock, rng: random.Random) -> list[Picture]:
     return [Picture(word, scene, split) for split, some in (("train", train), ("test", test)) for scene in some]
 
 
+def more_scenes_of(word: str, stock: Stock, known: list[Picture], rng: random.Random) -> list[Picture]:
+    """Held out too, each with what `known` has not: a colour, a place, a neighbour on white and one on a colour, small
+    (on a colour, or hanging in the sea or in space), and dressed up on white."""
+    rows = {concept["label"]: n for n, concept in enumerate(stock.concepts)}
+    shown = [picture.scene for picture in known]
+    met = {subject.concept for scene in shown for subject in scene.subjects}
+    it, small = Subject(rows[word]), Subject(rows[word], size="small")
+    left = [place for place in places.PLACES if place not in {scene.place for scene in shown}]
+    place = rng.choice([place for place in left if place not in AFLOAT])
+    # A ground of the subject's own colour would hide it.
+    apart = [colour for colour in MORE_GROUNDS if colour.split()[-1] not in LOOKS[word]]
+    colours = rng.sample([colour for colour in apart if colour not in {scene.colour for scene in shown}], 3)
+    others = [Subject(rows[label]) for label in rng.sample([n for n in NEIGHBOURS if rows[n] not in met], 2)]
+    relation, side = rng.choice(RELATIONS), rng.choice(("to the left of", "to the right of"))
+    worn = [name for name in (HATS if word in DRESSED else MORE_PRESENTS) if name != shown[-1].accessory]
+    afloat = [name for name in AFLOAT if name in left]
+    hung = rng.choice([{"colour": colours[2]}, *({"place": name} for name in afloat)])
+    more = [
+        Scene("colour", "3d", (it,), colour=colours[0]),
+        Scene("place", "3d", (it,), place=place),
+        Scene("relation", "3d", (it, others[0]), relation=relation),
+        Scene("relation", "3d", (it, others[1]), relation=side, colour=colours[1]),
+        Scene("size", "3d", (small,), **hung),
+        Scene("accessory", "3d", (it,), accessory=rng.choice(worn)),
+    ]
+    return [Picture(word, scene, "test") for scene in more]
+
+
 def paint(stock: Stock, picture: Picture, rng: random.Random) -> tuple[Image.Image, Image.Image]:
     """The picture, and in white where its subject is to be seen."""
     laid_out = plan(stock, [picture.scene], rng)
@@ -144,14 +191,18 @@ def main() -> None:
     stock, rng = open_stock(options.packages, concepts_for(options.scratch)), random.Random(SEED)
     rows, files = [], []
     for name, word in SUBJECTS.items():
-        for number, picture in enumerate(scenes_of(word, stock, rng)):
-            image, mask = paint(stock, picture, rng)
+        first, own = scenes_of(word, stock, rng), random.Random(word)
+        more = more_scenes_of(word, stock, first, own)  # by lots of its own: the first ten pictures stay as they were
+        for number, (picture, lots) in enumerate([(p, rng) for p in first] + [(p, own) for p in more]):
+            image, mask = paint(stock, picture, lots)
             row = {
                 "file_name": f"target/{word}-{number}.webp",
                 "mask": f"mask/{word}-{number}.webp",
-                "caption": scenes.caption(stock, picture.scene, rng, plain=True),
+                "caption": scenes.caption(stock, picture.scene, lots, plain=True),
                 "split": picture.split,
                 "subject": word,
+                "looks": LOOKS[word],
+                "kind": picture.scene.kind,
                 "scene": picture.scene.place or picture.scene.kind,
                 "box": mask.getbbox(),
                 "id": name,

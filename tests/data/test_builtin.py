@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
@@ -25,6 +26,7 @@ from limner.types import File, Sample
 
 NUM_CONCEPTS = {"train": 1179, "validation": 32, "test": 128}
 HELD_OUT = json.loads((ASSETS / "held_out.json").read_text())
+KINDS = {"alone", "size", "colour", "place", "relation", "accessory"}  # of scenes of a subject
 
 
 def pixels(file: File, mode: str) -> np.ndarray:
@@ -77,18 +79,22 @@ def test_masks_of_fluent_are_the_alpha_and_flat_drawings_lie_close_to_it() -> No
     assert np.median(overlaps) > 0.95
 
 
-def test_subjects_are_held_out_concepts_each_in_six_scenes_and_four_others() -> None:
+def test_subjects_are_held_out_concepts_each_in_six_scenes_and_ten_others() -> None:
     samples = subjects()
     names = Counter(sample.meta["subject"] for sample in samples)
-    assert len(names) == 12 and set(names.values()) == {10}
+    assert len(names) == 12 and set(names.values()) == {16}
     assert {sample.meta["id"] for sample in samples} <= set(HELD_OUT["test"])
     for name in names:
         own = subjects(name)
-        assert counts(own) == {"train": 6, "test": 4}
-        assert all(f" {name}" in sample.caption for sample in own)
-        assert len({sample.caption for sample in own}) == 10
-        scenes = {split: {s.meta["scene"] for s in own if s.split == split} for split in ("train", "test")}
-        assert not scenes["train"] & scenes["test"]
+        assert counts(own) == {"train": 6, "test": 10}
+        assert all(len(re.findall(rf"\b{name}\b", sample.caption)) == 1 for sample in own)
+        assert len({sample.caption for sample in own}) == 16
+        places = {part: {s.meta["scene"] for s in own if s.split == part} - KINDS for part in ("train", "test")}
+        assert len(places["train"]) == 2 and len(places["test"]) >= 5
+        assert not places["train"] & places["test"]
+        assert {s.meta["kind"] for s in own if s.split == "test"} == KINDS - {"alone"}
+        (looks,) = {s.meta["looks"] for s in own}
+        assert looks.split().count(name) == 1 and len(looks.split()) <= 8
 
 
 def test_masks_of_subjects_lie_in_their_boxes_on_the_subject() -> None:

@@ -1,4 +1,4 @@
-"""Twelve subjects in ten scenes each, six to learn from and four held out, with masks (variants: each by its name)."""
+"""Twelve subjects in sixteen scenes each, six to learn from and ten held out, with masks (variants: their names)."""
 
 from __future__ import annotations
 
