@@ -146,7 +146,8 @@ class Batch:
     embedded (cached). condition_BCHW: the paired or computed condition picture in [-1, 1], at the method's
     ``condition_px``. meta: what else the data says of each picture. step: whole optimiser steps done so far. dice: the
     only source of randomness a method may use. weight_B1HW: how much each cell of the latent grid counts, in [0, 1];
-    None where all count alike.
+    None where all count alike. kept: as many pictures of what the prior shall go on drawing as before; None where it is
+    not kept, or not on pictures.
     """
 
     step: int
@@ -159,6 +160,7 @@ class Batch:
     condition_BCHW: Tensor | None
     dice: Dice
     weight_B1HW: Tensor | None = None
+    kept: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -19,6 +19,7 @@ class Path(ABC):
     """A noise path and the meaning of a prediction on it. All times are tensors of shape (B,) in [0, 1]."""
 
     num_timesteps = 1000
+    logit_normal = False  # whether training times are best drawn around the middle (Esser et al. 2024, section 3.1)
 
     @abstractmethod
     def a(self, t_B: Tensor) -> Tensor:
@@ -47,6 +48,14 @@ class Path(ABC):
     @abstractmethod
     def times(self, num_steps: int) -> Tensor:
         """The sampler's times, from 1 down to 0, shape (num_steps + 1,), float64."""
+
+    @abstractmethod
+    def min_snr(self, t_B: Tensor, gamma: float) -> Tensor:
+        """Weight of the squared error at t that gives no time more than ``gamma`` times its share, (B,); at most 1.
+
+        Hang et al. 2023 (arXiv 2303.09556), equation 4: min(SNR, gamma) on x_0, so divided by SNR for eps and by
+        SNR + 1 for v, with SNR = (a / s)^2.
+        """
 
     def mix(self, x_0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
         """x_t = a(t) x_0 + s(t) eps."""
@@ -90,6 +99,9 @@ class VariancePreserving(Path):
     def times(self, num_steps: int) -> Tensor:
         return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
 
+    def _snr(self, t_B: Tensor) -> Tensor:
+        return (self.a(t_B) / self.s(t_B)).square()
+
 
 class Eps(VariancePreserving):
     """The network says the noise. At a(t) = 0 it says nothing of x_0, so such a table is refused."""
@@ -105,6 +117,9 @@ class Eps(VariancePreserving):
     def split(self, x_t: Tensor, out: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
         return (x_t - _wide(self.s(t_B), x_t) * out) / _wide(self.a(t_B), x_t), out
 
+    def min_snr(self, t_B: Tensor, gamma: float) -> Tensor:
+        return (gamma / self._snr(t_B)).clamp(max=1)
+
 
 class V(VariancePreserving):
     """The network says v = a eps - s x_0, which is defined at both ends."""
@@ -116,9 +131,15 @@ class V(VariancePreserving):
         a, s = _wide(self.a(t_B), x_t), _wide(self.s(t_B), x_t)
         return a * x_t - s * out, s * x_t + a * out
 
+    def min_snr(self, t_B: Tensor, gamma: float) -> Tensor:
+        snr_B = self._snr(t_B)
+        return snr_B.clamp(max=gamma) / (snr_B + 1)
+
 
 class Flow(Path):
     """a = 1 - t, s = t; the network says the velocity eps - x_0. ``shift`` > 1 spends more time near noise (SD3)."""
+
+    logit_normal = True
 
     def __init__(self, shift: float = 1.0) -> None:
         self.shift = shift
@@ -141,6 +162,10 @@ class Flow(Path):
 
     def draw_t(self, uniform_B: Tensor) -> Tensor:
         return self._shifted(uniform_B.clamp(min=2**-24))  # a time of exactly zero has nothing to learn from
+
+    def min_snr(self, t_B: Tensor, gamma: float) -> Tensor:
+        """All alike: the velocity's own weights are the ones that flow models are trained with."""
+        return torch.ones_like(t_B)
 
     def times(self, num_steps: int) -> Tensor:
         return self._shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64))

@@ -1,0 +1,125 @@
+"""The fields of a run that teaches a prior one subject, several, or a style. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from limner.config.fields import Closed, MethodConfig
+
+
+class Concept(Closed):
+    """One thing to learn: its pictures, the word that shall stand for it, and what kind of thing it is."""
+
+    trigger: str = Field(min_length=1, description="the word that stands for it")
+    class_word: str = Field("", description="what kind of thing it is, such as dog")
+    data: str = Field(description="its pictures: a folder, or whatever --data takes")
+    weight: float = Field(1.0, gt=0, description="how much it counts beside the other concepts")
+
+    @property
+    def words(self) -> str:
+        """What is said of it in a prompt: 'sks dog'."""
+        return f"{self.trigger} {self.class_word}".strip()
+
+
+class PersonalizeConfig(MethodConfig):
+    """What the methods that learn a subject have in common."""
+
+    data: str = Field("subjects:tiger", description="pictures of the subject, 3 to 30: a folder, or a data set's name")
+    trigger: str = Field("sks", description="the word that shall stand for the subject; best one that means nothing")
+    concepts: tuple[Concept, ...] = Field(
+        (), description="several subjects, instead of data, trigger and class_word: 'sks cat=pics/cat, zwx dog=pics/dog'"
+    )  # fmt: skip
+    caption_from: Literal["data", "name", "template"] = Field("template", description="where captions come from")
+    caption_template: str = Field(
+        "a photo of {trigger} {class_word}",
+        description="for caption_from=template, for prompts and class pictures; also {caption}, {name}, any column",
+    )
+
+    adapter: Literal["full", "lora", "dora", "lokr", "loha", "oft"] = Field(
+        "lora", description="what of the network learns: all, or a small addition of this kind"
+    )
+    steps: int = Field(600, ge=1, description="optimiser steps, at most")
+    batch_size: int = Field(4, ge=1, description="pictures of the subject that a process sees at once")
+
+    preservation: Literal["pictures", "teacher", "off"] = Field(
+        "pictures", description="keep what the prior knows of the class: on pictures of the class, drawn before the "
+        "run; or by the untrained prior's own predictions, which need none"
+    )  # fmt: skip
+    preservation_weight: float = Field(1.0, ge=0, description="of that, beside the loss on the subject")
+    class_pictures: int = Field(100, ge=1, description="pictures of each class that are drawn")
+    regularisation: str | None = Field(
+        None, description="pictures of the class of your own, or any captioned ones, instead of drawn ones"
+    )
+    min_snr_gamma: float = Field(
+        5.0, ge=0, description="where the prior says the noise or v: loss weights by noise level (min-SNR); 0 is none"
+    )
+    timesteps: Literal["uniform", "logit_normal"] | None = Field(
+        None, description="training times; default: logit_normal, shifted as the prior says, for flow, else uniform"
+    )
+
+    prompts: tuple[str, ...] = Field(
+        (), description="contexts that each checkpoint is scored in, with {} for the subject, | between; default: the "
+        "prior's own"
+    )  # fmt: skip
+    score_pictures: int = Field(4, ge=2, description="pictures drawn of each prompt for a score")
+    patience: int = Field(
+        0, ge=0, description="end after so many scores without a better one; 0 goes on to the last step"
+    )
+
+    @property
+    def subjects(self) -> tuple[Concept, ...]:
+        """What is learnt, however it was given."""
+        return self.concepts or (Concept(trigger=self.trigger, class_word=self.class_word, data=self.data),)
+
+    @field_validator("concepts", mode="before")
+    @classmethod
+    def _read_concepts(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        found = []
+        for part in filter(None, (part.strip() for part in given.split(","))):
+            words, equals, data = part.partition("=")
+            trigger, _, class_word = words.strip().partition(" ")
+            if not (equals and trigger and data.strip()):
+                raise ValueError(f"'{part}' is not written as 'sks cat=photos/cat'")
+            found.append({"trigger": trigger, "class_word": class_word.strip(), "data": data.strip()})
+        return found
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _read_prompts(cls, given: Any) -> Any:
+        return [part.strip() for part in given.split("|") if part.strip()] if isinstance(given, str) else given
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts_have_a_place(cls, given: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if wrong := [prompt for prompt in given if prompt.count("{}") != 1]:
+            raise ValueError(f"'{wrong[0]}' needs one {{}} where the subject stands")
+        return given
+
+    @model_validator(mode="after")
+    def _check_subjects(self) -> Self:
+        triggers = [concept.trigger for concept in self.subjects]
+        if not all(triggers):
+            raise ValueError("trigger is empty, and stands for the subject")
+        if double := {word for word in triggers if triggers.count(word) > 1}:
+            raise ValueError(f"two concepts have the trigger '{min(double)}'")
+        if self.preservation != "off" and not (self.regularisation and self.preservation == "pictures"):
+            for concept in self.subjects:
+                if not concept.class_word:
+                    raise ValueError(
+                        f"preservation {self.preservation} needs the class_word of '{concept.trigger}', such as dog"
+                    )
+        if self.concepts and self.model_fields_set & {"data", "trigger", "class_word"}:
+            raise ValueError("concepts bring their own data, trigger and class_word")
+        if self.stream:
+            raise ValueError("stream is for data too large to number, and a subject has a few pictures")
+        return self
+
+
+def told(template: str, words: str) -> str:
+    """A caption template with words in the place of the trigger and the class word."""
+    return re.sub(r"\{trigger\}\s*\{class_word\}|\{trigger\}|\{class_word\}", lambda _: words, template)
