@@ -30,7 +30,7 @@ class PersonalizeConfig(MethodConfig):
     data: str = Field("subjects:tiger", description="pictures of the subject, 3 to 30: a folder, or a data set's name")
     trigger: str = Field("sks", description="the word that shall stand for the subject; best one that means nothing")
     concepts: tuple[Concept, ...] = Field(
-        (), description="several subjects, instead of data, trigger and class_word: 'sks cat=pics/cat, zwx dog=pics/dog'"
+        (), description="several subjects at once, each with its own data: 'sks cat=pics/cat, zwx dog=pics/dog'"
     )  # fmt: skip
     caption_from: Literal["data", "name", "template"] = Field("template", description="where captions come from")
     caption_template: str = Field(
