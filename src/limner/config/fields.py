@@ -185,6 +185,9 @@ class MethodConfig(DataConfig, PriorConfig):
     keep: int = Field(2, ge=1, description="checkpoints kept, beside the best")
     sample_every: int = Field(200, ge=1, description="steps between sample grids")
     evaluate_every: int = Field(200, ge=1, description="steps between scores on validation pictures")
+    patience: int = Field(
+        0, ge=0, description="end after so many scores without a better one; 0 goes on to the last step"
+    )
     guidance_scale: float | None = Field(
         None, ge=1, description="of the sample grids and of drawing; 1 is none; default: the prior's own"
     )

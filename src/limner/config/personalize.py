@@ -9,6 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from limner.config.fields import Closed, MethodConfig
 
+PLACE = re.compile(r"\{trigger\}\s*\{class_word\}|\{trigger\}|\{class_word\}")
+
 
 class Concept(Closed):
     """One thing to learn: its pictures, the word that shall stand for it, and what kind of thing it is."""
@@ -64,6 +66,8 @@ class PersonalizeConfig(MethodConfig):
         (), description="contexts that each checkpoint is scored in, with {} for the subject, | between; default: the "
         "prior's own"
     )  # fmt: skip
+    caption_dropout: float = Field(0.0, ge=0, le=1, description="share of captions replaced by the empty one")
+    evaluate_every: int = Field(150, ge=1, description="steps between scores on pictures drawn of the subject")
     score_pictures: int = Field(4, ge=2, description="pictures drawn of each prompt for a score")
     patience: int = Field(
         0, ge=0, description="end after so many scores without a better one; 0 goes on to the last step"
@@ -122,4 +126,20 @@ class PersonalizeConfig(MethodConfig):
 
 def told(template: str, words: str) -> str:
     """A caption template with words in the place of the trigger and the class word."""
-    return re.sub(r"\{trigger\}\s*\{class_word\}|\{trigger\}|\{class_word\}", lambda _: words, template)
+    return PLACE.sub(lambda _: words, template)
+
+
+def class_prompt(template: str, class_word: str) -> str:
+    """What is said of anything of the class: 'a photo of a dog', with an article unless the template has one."""
+    place = PLACE.search(template)
+    before = template[: place.start()].split() if place else []
+    bare = bool(before) and before[-1].lower() in ("a", "an", "the", "one")
+    if bare and before[-1].lower() in ("a", "an"):
+        template = " ".join([*before[:-1], "{trigger}"]) + template[place.end() :] if place else template
+        bare = False
+    return told(template, class_word if bare else with_article(class_word))
+
+
+def with_article(words: str) -> str:
+    """'a dog', 'an avocado'."""
+    return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"

@@ -6,8 +6,9 @@ a trained one stronger or weaker.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -180,6 +181,21 @@ def rescale(network: nn.Module, scale: float) -> None:
         before = base.weight.clone()
         layer.merge()
         base.weight.copy_(before + scale * (base.weight - before))
+
+
+@contextlib.contextmanager
+def switched_off(network: nn.Module) -> Iterator[None]:
+    """Within, the network computes without its adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tuned = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in tuned:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in tuned:
+            layer.enable_adapters(True)
 
 
 def summary(network: nn.Module, config: AdapterConfig) -> str:
