@@ -1,9 +1,9 @@
-"""A dozen subjects in sixteen scenes each: the packaged data set for teaching a model one thing (`subjects.zip`).
+"""A dozen subjects in 22 to 25 scenes each: the packaged data set for teaching a model one thing (`subjects.zip`).
 
 Idea: the composer that trains the prior lays out and paints these pictures too, at 256 px and about concepts that the
 prior never saw. So a subject keeps its looks from picture to picture while place, size and company change, and for each
 picture it is known where the subject is. Six scenes are to learn from; ten, with other grounds, company and dress, are
-held out.
+held out, and so are six to nine more on other colours, the grounds that the built-in prior knows best.
 
     python recipes/mini/build_data.py --packages node_modules --scratch scratch/mini
     python recipes/mini/subjects.py --packages node_modules --scratch scratch/mini
@@ -23,6 +23,7 @@ import places
 import scenes
 import torch
 from composer import Painter, Plan, Stock, plan
+from pictures import COLOURS
 from PIL import Image
 from scenes import Scene, Subject
 
@@ -79,6 +80,7 @@ NEIGHBOURS = (
 )
 GROUNDS = ("light blue", "yellow", "light green", "pink", "beige", "purple")
 MORE_GROUNDS = (*GROUNDS, "blue", "green", "orange")
+CHOOSING = ("grey", "beige", "brown")  # no further context is on these: checkpoints are chosen by pictures on them
 
 
 @dataclass
@@ -164,6 +166,17 @@ def more_scenes_of(word: str, stock: Stock, known: list[Picture], rng: random.Ra
     return [Picture(word, scene, "test") for scene in more]
 
 
+def coloured_scenes_of(word: str, stock: Stock, known: list[Picture]) -> list[Picture]:
+    """Held out as well: alone on each colour that it is not alone on in `known`, without those of its looks (their
+    lighter and darker shades do not hide it) and those that checkpoints are chosen by."""
+    rows = {concept["label"]: n for n, concept in enumerate(stock.concepts)}
+    # Not with company on a colour: that is another context.
+    shown = {picture.scene.colour for picture in known if picture.scene.kind == "colour"}
+    left = [name for name in COLOURS if name not in shown and name not in CHOOSING]
+    apart = [name for name in left if f" {name} " not in f"{LOOKS[word]} "]
+    return [Picture(word, Scene("colour", "3d", (Subject(rows[word]),), colour=name), "test") for name in apart]
+
+
 def paint(stock: Stock, picture: Picture, rng: random.Random) -> tuple[Image.Image, Image.Image]:
     """The picture, and in white where its subject is to be seen."""
     laid_out = plan(stock, [picture.scene], rng)
@@ -192,8 +205,11 @@ def main() -> None:
     rows, files = [], []
     for name, word in SUBJECTS.items():
         first, own = scenes_of(word, stock, rng), random.Random(word)
-        more = more_scenes_of(word, stock, first, own)  # by lots of its own: the first ten pictures stay as they were
-        for number, (picture, lots) in enumerate([(p, rng) for p in first] + [(p, own) for p in more]):
+        more, last = more_scenes_of(word, stock, first, own), random.Random(f"{word} on colours")
+        coloured = coloured_scenes_of(word, stock, [*first, *more])
+        # Each batch by lots of its own: the earlier pictures stay as they were.
+        batches = ((first, rng), (more, own), (coloured, last))
+        for number, (picture, lots) in enumerate((picture, lots) for batch, lots in batches for picture in batch):
             image, mask = paint(stock, picture, lots)
             row = {
                 "file_name": f"target/{word}-{number}.webp",

@@ -1,4 +1,4 @@
-"""Twelve subjects in sixteen scenes each, six to learn from and ten held out, with masks (variants: their names)."""
+"""Twelve subjects in 22 to 25 scenes each, six to learn from, the others held out, with masks (variants: the names)."""
 
 from __future__ import annotations
 
