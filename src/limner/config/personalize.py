@@ -68,6 +68,10 @@ class PersonalizeConfig(MethodConfig):
     )  # fmt: skip
     caption_dropout: float = Field(0.0, ge=0, le=1, description="share of captions replaced by the empty one")
     evaluate_every: int = Field(150, ge=1, description="steps between scores on pictures drawn of the subject")
+    eye: str = Field(
+        "eye", description="what compares pictures and texts in scores: 'eye' (limner's own, for drawn things), or the "
+        "folder of a CLIP model"
+    )  # fmt: skip
     score_pictures: int = Field(4, ge=2, description="pictures drawn of each prompt for a score")
     patience: int = Field(
         0, ge=0, description="end after so many scores without a better one; 0 goes on to the last step"
@@ -130,14 +134,12 @@ def told(template: str, words: str) -> str:
 
 
 def class_prompt(template: str, class_word: str) -> str:
-    """What is said of anything of the class: 'a photo of a dog', with an article unless the template has one."""
-    place = PLACE.search(template)
-    before = template[: place.start()].split() if place else []
-    bare = bool(before) and before[-1].lower() in ("a", "an", "the", "one")
-    if bare and before[-1].lower() in ("a", "an"):
-        template = " ".join([*before[:-1], "{trigger}"]) + template[place.end() :] if place else template
-        bare = False
-    return told(template, class_word if bare else with_article(class_word))
+    """What is said of anything of the class: 'a photo of a dog', 'the dog' where the template says 'the'."""
+
+    def fill(found: re.Match[str]) -> str:
+        return f"the {class_word}" if found[1] == "the" else with_article(class_word)
+
+    return re.sub(rf"(?:\b(an?|the)\s+)?(?:{PLACE.pattern})", fill, template)
 
 
 def with_article(words: str) -> str:

@@ -28,6 +28,7 @@ class Encoder:
         encode_text: captions -> Cond of as many rows.
         maker: a hash of what encodes.
         device: where it encodes.
+        frozen_text: whether captions mean the same throughout; else they are encoded anew each time, and not kept.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Encoder:
         encode_text: Callable[[Sequence[str]], Cond],
         maker: str,
         device: torch.device,
+        frozen_text: bool = True,
     ) -> None:
+        self.frozen_text = frozen_text
         self._encode_image, self._encode_text, self.device = encode_image, encode_text, device
         self._latents, self._texts = Shelf("latents", maker), Shelf("texts", maker)
         self._num_cores = torch.get_num_threads()

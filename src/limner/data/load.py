@@ -93,12 +93,10 @@ class Loader:
                 sample = self.samples[self._order.number(group, turn * schedule.pictures_per_step + place)]
             dice = np.random.default_rng([self.seed, position, 1])
             flip = self.recipe.flip and dice.random() < 0.5
-            looks.append(self._look(sample, self.buckets[group], int(dice.integers(self._num_views)), flip))
+            looks.append(
+                self._look(sample, self.buckets[group], int(dice.integers(self.recipe.augment.num_views)), flip)
+            )
         return self.collate(looks, step, list(schedule.places(micro)))
-
-    @property
-    def _num_views(self) -> int:
-        return self.recipe.augment.num_views
 
     def _look(self, sample: Sample, bucket: Bucket, number: int, flip: bool) -> Look:
         # Decided on the caption as the data has it: which of its tags this view keeps does not matter.
@@ -127,7 +125,7 @@ class Loader:
             meta=[look.sample.meta for look in looks],
             mean_BCHW=mean_BCHW.to(self.device),
             std_BCHW=std_BCHW.to(self.device),
-            text=self.texts(captions, torch.tensor([self._pixels.framing(look) for look in looks])),
+            text=self._told(captions, torch.tensor([self._pixels.framing(look) for look in looks])),
             condition_BCHW=condition_BCHW,
             dice=Dice(self.seed if seed is None else seed, step, indices, self.device),
             weight_B1HW=weight_B1HW,
@@ -136,6 +134,12 @@ class Loader:
     def texts(self, captions: Sequence[str], framing_B6: torch.Tensor | None = None) -> Cond:
         """Captions as the method is told them."""
         return replace(self.encoder.texts(captions), framing_B6=framing_B6).map(lambda part: part.to(self.device))
+
+    def _told(self, captions: Sequence[str], framing_B6: torch.Tensor) -> Cond:
+        """As ``texts``; without tokens where the text encoder learns, and the method reads the captions itself."""
+        if self.encoder.frozen_text:
+            return self.texts(captions, framing_B6)
+        return Cond(torch.empty(len(captions), 0, 0), framing_B6=framing_B6).map(lambda part: part.to(self.device))
 
     def _latents(self, looks: Sequence[Look]) -> tuple[torch.Tensor, torch.Tensor]:
         def pictures(places: list[int]) -> Iterator[torch.Tensor]:  # read on while the first are encoded
@@ -168,8 +172,9 @@ class Loader:
     def _encode(self, samples: Sequence[Sample], bucket: Bucket) -> None:
         for sample in samples:
             self._check_pair(sample)
-        for number in range(self._num_views):
-            self.encoder.texts([self.recipe.captioner.caption(sample, number) for sample in samples])
+        for number in range(self.recipe.augment.num_views):
+            if self.encoder.frozen_text:
+                self.encoder.texts([self.recipe.captioner.caption(sample, number) for sample in samples])
             for flip in (False, True) if self.recipe.flip else (False,):
                 looks = [self._look(sample, bucket, number, flip) for sample in samples]
                 mean_BCHW, _ = self._latents(looks)
@@ -221,14 +226,19 @@ def _on_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def batches(loader: Loader, schedule: Schedule, start: int, stop: int) -> Iterator[Batch]:
-    """Every micro-batch of steps start..stop-1 in order, made one ahead in a thread."""
+def batches(loader: Loader, schedule: Schedule, start: int, stop: int, kept: Loader | None = None) -> Iterator[Batch]:
+    """Every micro-batch of steps start..stop-1 in order, made one ahead in a thread; with one of ``kept`` beside."""
+
+    def make(step: int, micro: int) -> Batch:
+        batch = loader.batch(step, schedule, micro)
+        return batch if kept is None else replace(batch, kept=kept.batch(step, schedule, micro))
+
     jobs = [(step, micro) for step in range(start, stop) for micro in range(schedule.accumulate)]
     ahead = None
     try:
         with ThreadPoolExecutor(max_workers=1, initializer=_on_one_core) as thread:
             for step, micro in jobs:
-                coming = thread.submit(loader.batch, step, schedule, micro)
+                coming = thread.submit(make, step, micro)
                 if ahead is not None:
                     yield ahead.result()
                 ahead = coming

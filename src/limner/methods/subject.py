@@ -3,13 +3,14 @@
     loss = sum_i w_i |out_i - target_i|^2  +  preservation_weight * (the same on what shall be kept)
 
 The first sum is over pictures of the subject, told "a photo of sks dog". Without the second the class goes with it:
-every dog becomes this one (language drift, Ruiz et al. 2023, section 3.2). What is kept is either pictures of the class,
-drawn by the prior before the run or brought by the user (``Batch.kept``), or what the untrained prior would have said
-of the very same noisy pictures, told "a photo of a dog" (the teacher, which needs no pictures).
+every dog becomes this one (language drift, Ruiz et al. 2023, section 3.2). What is kept is either pictures of the
+class, drawn by the prior before the run or brought by the user (``Batch.kept``), or what the untrained prior would have
+said of the very same noisy pictures, told "a photo of a dog" (the teacher, which needs no pictures).
 """
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -59,9 +60,11 @@ class SubjectMethod(Method):
             return (own_B * concept_B).mean(), self._from_teacher(noisy, batch).mean()
         if batch.kept is None:
             return (self._loss(noisy) * concept_B).mean(), None
-        # One pass through the network for both.
-        loss_B = self._loss(noisy.cat(self._noised(batch.kept)))
-        own_B, kept_B = loss_B.split([len(batch), len(batch.kept)])
+        kept = self._noised(batch.kept)
+        if kept.z_0.shape[2:] == noisy.z_0.shape[2:]:  # one pass through the network for both
+            own_B, kept_B = self._loss(noisy.cat(kept)).split([len(batch), len(batch.kept)])
+        else:
+            own_B, kept_B = self._loss(noisy), self._loss(kept)
         return (own_B * concept_B).mean(), kept_B.mean()
 
     def text_of(self, batch: Batch) -> Cond:
@@ -94,9 +97,7 @@ class SubjectMethod(Method):
     def _from_teacher(self, noisy: _Noisy, batch: Batch) -> Tensor:
         """How far the prediction for the class has gone from the untrained prior's, a number a picture: (B,)."""
         prior = self.prior
-        words = [meta.get("class_word", "") for meta in batch.meta]
-        with torch.no_grad():
-            cond = prior.encode_text([class_prompt(self.config.caption_template, word) for word in words])
+        cond = Cond.cat([self._class_text[meta["class_word"]] for meta in batch.meta])
         cond = replace(cond, framing_B6=batch.text.framing_B6)
         x_t = prior.path.mix(noisy.z_0, noisy.eps, noisy.t_B)
         with prior.computing():
@@ -104,6 +105,14 @@ class SubjectMethod(Method):
             with torch.no_grad(), self._untrained():
                 wanted = prior.predict(x_t, noisy.t_B, cond)
         return mean_of_pictures((out - wanted).float().square(), None) * self._weight(noisy.t_B)
+
+    @functools.cached_property
+    def _class_text(self) -> dict[str, Cond]:
+        """Class word -> what the prior is told of anything of the class, one row."""
+        words = {concept.class_word for concept in self.config.subjects}
+        prompts = {word: class_prompt(self.config.caption_template, word) for word in words}
+        with torch.no_grad(), self.prior.parts.borrowed():
+            return {word: self.prior.encode_text([prompt]) for word, prompt in prompts.items()}
 
     def _untrained(self) -> AbstractContextManager[None]:
         """The prior as it was before the run, within."""

@@ -29,6 +29,17 @@ from limner.priors import adapters
 from limner.priors.paths import Path
 from limner.types import Cond, Tokens
 
+CONTEXTS = (
+    "a photo of a {} on a beach",
+    "a photo of a {} in the snow",
+    "a photo of a {} in a city at night",
+    "a photo of a {} on a wooden table",
+    "a photo of a {} beside a tree",
+    "a {} seen from above",
+    "an oil painting of a {}",
+    "a {} made of blue glass",
+)
+
 
 class Parts:
     """Frozen modules by name, each loaded when it is first asked for; for any number of threads."""
@@ -90,6 +101,8 @@ class Prior(ABC):
         pooled_dim: width of the pooled vector, None where the prior has none.
         guidance_scale, guidance: what its pictures are usually drawn with (``sampling.guidance``); scale 1 is none.
         adapter_targets: names (suffixes) of the linear layers that a low-rank adapter changes by default.
+        text_layers: those that turn what the prior is told into keys and values, which Custom Diffusion changes.
+        contexts: prompts, with {} for a thing, in which a run that learns a subject is scored by default.
     """
 
     family: str
@@ -110,6 +123,8 @@ class Prior(ABC):
     guidance_scale: float = 5.0
     guidance: str = "off"
     adapter_targets: Sequence[str] = ()
+    text_layers: Sequence[str] = ()
+    contexts: Sequence[str] = CONTEXTS
 
     @abstractmethod
     def encode_image(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:

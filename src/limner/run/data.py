@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import ImageColor
 
 from limner import find
-from limner.config import MethodConfig, TranslateConfig
+from limner.config import MethodConfig, PersonalizeConfig, TranslateConfig
+from limner.config.personalize import told
 from limner.data import prepare
 from limner.data.buckets import Bucket, assign
 from limner.data.buckets import make as make_buckets
@@ -46,7 +48,7 @@ def load_splits(
             )
         records = Streamed(stream(config.data), config.seed, check)
         return records, records.held_out, records.held_out, []
-    parts = splits(load_data(config.data))
+    parts = splits(load_subjects(config) if isinstance(config, PersonalizeConfig) else load_data(config.data))
     num = len(parts["train"])
     if not num:
         raise DataError(f"{config.data} has no training pictures.", "set split to 'train' for some of them")
@@ -56,6 +58,28 @@ def load_splits(
     held_out = parts["validation"] if len(parts["validation"]) else parts["train"].take(slice(32))
     test = parts["test"] if len(parts["test"]) else held_out
     return training, held_out, test, _groups(training, config, image_px, multiple_px)
+
+
+def load_subjects(config: PersonalizeConfig) -> list[Sample]:
+    """The pictures of all concepts, each told in ``meta`` which one it is of (``concept``, its number; ``trigger``,
+    ``class_word``, and both as ``words``) and how much it counts (``weight``): each concept the same in all, however
+    many pictures it has, times its own weight.
+
+    Raises:
+        DataError: one cannot be read, or holds nothing to train on.
+    """
+    sets = [list(load_data(concept.data)) for concept in config.subjects]
+    num_train = [sum(sample.split == "train" for sample in samples) for samples in sets]
+    records = []
+    for number, (concept, samples, num) in enumerate(zip(config.subjects, sets, num_train, strict=True)):
+        if not num:
+            raise DataError(f"{concept.data} has no training pictures.", "set split to 'train' for some of them")
+        weight = concept.weight * sum(num_train) / (len(sets) * num)
+        own = {"concept": number, "trigger": concept.trigger, "class_word": concept.class_word}
+        own |= {"words": concept.words, "weight": weight}
+        prefix = f"{concept.trigger}/" if len(sets) > 1 else ""
+        records += [replace(sample, key=prefix + sample.key, meta={**sample.meta, **own}) for sample in samples]
+    return records
 
 
 def _groups(training: Subset, config: MethodConfig, image_px: int, multiple_px: int) -> Groups:
@@ -90,7 +114,7 @@ def recipe_of(config: MethodConfig, image_px: int, condition_px: int | None) -> 
         ),
         captioner=Captioner(
             caption_from=config.caption_from,
-            caption_template=config.caption_template,
+            caption_template=_template(config),
             trigger=config.trigger,
             class_word=config.class_word,
             shuffle_tags=config.shuffle_tags,
@@ -100,6 +124,13 @@ def recipe_of(config: MethodConfig, image_px: int, condition_px: int | None) -> 
         flip=config.flip,
         masked=config.masked_loss,
         unmasked_weight=config.unmasked_weight,
+    )
+
+
+def _template(config: MethodConfig) -> str:
+    """The caption template; of subjects the words are with each picture, see ``load_subjects``."""
+    return (
+        told(config.caption_template, "{words}") if isinstance(config, PersonalizeConfig) else config.caption_template
     )
 
 

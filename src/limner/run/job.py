@@ -53,13 +53,17 @@ def resolve(method: str, flags: dict[str, Any], file: Path | None = None) -> Met
 
 @dataclass
 class Job:
-    """A configuration made real: what learns, and what it learns from and is measured on."""
+    """A configuration made real: what learns, and what it learns from and is measured on.
+
+    kept: what the prior shall go on drawing as before, where that is given as pictures; only in training.
+    """
 
     config: MethodConfig
     method: Method
     train: Loader
     validation: Loader
     test: Loader
+    kept: Loader | None = None
 
     @property
     def at_once(self) -> int:
@@ -106,7 +110,7 @@ def build(config: MethodConfig, device: torch.device, method: Method | None = No
     method = method or build_method(config, device)
     prior = method.prior
     refuse_shapes(config, method)
-    encoder = Encoder(prior.encode_image, prior.encode_text, prior.fingerprint(), device)
+    encoder = Encoder(prior.encode_image, prior.encode_text, prior.fingerprint(), device, not method.learns_text)
     recipe = recipe_of(config, prior.image_px, method.condition_px)
     needs = needs_of(config, method.condition_px)
     training, held_out, test, groups = load_splits(

@@ -136,7 +136,7 @@ def _steps(trainer: Trainer, first: int) -> float:
 
 def _score(trainer: Trainer) -> None:
     with trainer.method.prior.computing():
-        trainer.score()
+        trainer.score(trainer.step)
 
 
 def _byte_s() -> float:

@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from limner.config import MethodConfig, dump, read_yaml
+from limner.config import MethodConfig, PersonalizeConfig, dump, read_yaml
 from limner.data.load import Schedule, batches
 from limner.data.prepare import to_uint8
 from limner.errors import ConfigError, RunError
 from limner.evaluate.report import write_text
 from limner.priors import placing
 from limner.priors.adapters import summary
-from limner.run import adapters
+from limner.run import adapters, class_pictures
 from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
+from limner.run.scoring import Scorer
 from limner.sampling.images import contact_sheet, save_png, to_pil
 from limner.train import checkpoint, progress
 from limner.train.cost import find_meters, metered
@@ -68,9 +70,11 @@ def train(config: MethodConfig) -> Path:
     _read_all(job, accelerator)
     if main:
         _begin(folder, config, job.train.samples)
+        class_pictures.ready(job, folder)
     accelerator.wait_for_everyone()
     for loader in (job.train, job.validation):
         loader.refresh()
+    job = replace(job, kept=class_pictures.kept(job, folder))
     _ = job.method.null  # the last that needs the text encoders
     job.method.prior.parts.release()
     if main and job.train.encoder.full:
@@ -90,6 +94,7 @@ def train(config: MethodConfig) -> Path:
     finally:
         accelerator.end_training()
     if main:
+        _tell_end(trainer)
         console.print(f"trained: {folder}; score it with: limner evaluate {folder}", soft_wrap=True)
     return folder
 
@@ -98,15 +103,29 @@ def trainer_of(job: Job, folder: Path, accelerator: Accelerator) -> Trainer:
     """What trains a job, and now and then scores it and draws with it."""
     config = job.config
     schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
+    score, look = functools.partial(_score, job), functools.partial(_grid, job, folder)
+    if isinstance(config, PersonalizeConfig):
+        score, look = (scorer := Scorer(job, folder)).score, scorer.look
     return Trainer(
         job.method,
         config,
         folder,
-        functools.partial(batches, job.train, schedule),
-        functools.partial(_borrowing, job, functools.partial(_score, job)),
-        functools.partial(_borrowing, job, functools.partial(_grid, job, folder)),
+        functools.partial(batches, job.train, schedule, kept=job.kept),
+        functools.partial(_borrowing, job, score),
+        functools.partial(_borrowing, job, look),
         accelerator,
     )
+
+
+def _tell_end(trainer: Trainer) -> None:
+    """Which checkpoint is the best, and why the run ended early, if it did."""
+    if trainer.best is None:
+        return
+    best = int(trainer.best["step"])
+    if trainer.step < trainer.config.steps:
+        console.print(f"ended at step {trainer.step} of {trainer.config.steps}: no better score since step {best}")
+    elif best < trainer.step:
+        console.print(f"the best score is that of step {best}, which is what is drawn and exported from here on")
 
 
 def _read_all(job: Job, accelerator: Accelerator) -> None:
@@ -195,7 +214,7 @@ def _borrowing(job: Job, look: Callable[..., Any], *args: Any) -> Any:
 
 
 @torch.no_grad()
-def _score(job: Job) -> dict[str, float]:
+def _score(job: Job, step: int) -> dict[str, float]:
     """The method's own score on the validation pictures, with the same noise every time; the mean over pictures."""
     samples, totals = job.validation.samples, dict[str, float]()
     for number in range(VALIDATION_ROUNDS):

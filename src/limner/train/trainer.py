@@ -42,8 +42,8 @@ class Trainer:
         config: of the run.
         folder: of the run.
         batches: (first step, last step) -> its micro-batches in order, ``accumulate`` a step.
-        score: called with the averaged weights in place; its ``score`` (higher is better) chooses the best checkpoint.
-        sample: called with the averaged weights in place and the number of steps done; writes a grid of pictures.
+        score, sample: called with the number of steps done and the averaged weights in place: the ``score`` (higher is
+            better) of the first chooses the best checkpoint, the second writes a grid of pictures.
         accelerator: device, precision, processes, trackers.
     """
 
@@ -53,7 +53,7 @@ class Trainer:
         config: MethodConfig,
         folder: Path,
         batches: Callable[[int, int], Iterator[Batch]],
-        score: Callable[[], dict[str, float]],
+        score: Callable[[int], dict[str, float]],
         sample: Callable[[int], None],
         accelerator: Accelerator,
     ) -> None:
@@ -87,7 +87,7 @@ class Trainer:
             self._on_main(lambda: self.sample(0))
         micro_batches = self.batches(self.step, self.config.steps)
         read_every = 1 if self.accelerator.device.type == "cpu" else STEPS_BETWEEN_READS
-        while self.step < self.config.steps:
+        while self.step < self.config.steps and not self.stale:
             if self.step in self.method.hand_over_at:
                 hand_over(self.learners.values())
             self._one_step(micro_batches)
@@ -108,6 +108,12 @@ class Trainer:
                 self.save()
             if stop and self.step < self.config.steps:
                 raise KeyboardInterrupt
+
+    @property
+    def stale(self) -> bool:
+        """Whether the last ``patience`` scores were no better than the best."""
+        patience, best = self.config.patience, self.best
+        return bool(patience and best) and self.step - best["step"] >= patience * self.config.evaluate_every
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -201,7 +207,7 @@ class Trainer:
 
     def _score(self) -> None:
         with self.method.prior.computing():
-            scores = self.score()
+            scores = self.score(self.step)
         if self.best is None or scores["score"] > self.best["score"]:
             self.best = {"step": self.step, "score": scores["score"]}
         self._write_log(self.step, {f"validation/{key}": value for key, value in scores.items()})
@@ -238,10 +244,9 @@ class Trainer:
             return
         files, state = checkpoint.read(done[-1])
         if state["pictures_per_step"] != self.pictures_per_step:
-            raise RunError(
-                f"{self.folder} has had {state['pictures_per_step']} pictures a step, not {self.pictures_per_step}.",
-                "go on with the same number of processes",
-            )
+            had = state["pictures_per_step"]
+            said = f"{self.folder} has had {had} pictures a step, not {self.pictures_per_step}."
+            raise RunError(said, "go on with the same number of processes")
         self.step = self.saved_step = state["step"]
         self.best = checkpoint.best(self.checkpoints, state)
         for name, learner in self.learners.items():

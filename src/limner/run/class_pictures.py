@@ -1,0 +1,122 @@
+"""What a prior shall go on drawing while it learns a subject: pictures of its class, its own or the user's.
+
+RUN/class/dog/00000.png ...   drawn before the first step; those that are there already are kept
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from limner.config import MethodConfig, PersonalizeConfig
+from limner.config.personalize import class_prompt
+from limner.data.captions import Captioner
+from limner.data.load import Loader
+from limner.data.prepare import to_uint8
+from limner.errors import DataError
+from limner.run.data import load_data
+from limner.run.job import Job
+from limner.sampling.images import save_png, to_pil
+from limner.train import progress
+from limner.types import Dice, Sample
+
+AT_ONCE = 16
+SEED = 2_000_003  # apart from the run's own, so that what is kept has other noise and times than the subject
+
+
+def ready(job: Job, folder: Path) -> None:
+    """Draw what is missing of them, and read all into the cache."""
+    config = job.config
+    if _wanted(config) and not config.regularisation:
+        for word in _words(config):
+            _draw_class(job, word, folder)
+    if loader := kept(job, folder):
+        list(loader.encode_all())
+
+
+def kept(job: Job, folder: Path) -> Loader | None:
+    """A loader of them; None where the run keeps nothing, or keeps it by a teacher.
+
+    Raises:
+        DataError: the user's pictures cannot be read, or there are none.
+    """
+    config = job.config
+    if not _wanted(config):
+        return None
+    if config.regularisation:
+        samples = _users(config)
+    else:
+        samples = [
+            Sample(f"class/{file.parent.name}/{file.stem}", class_prompt(config.caption_template, word), file)
+            for word in _words(config)
+            for file in _files(config, word, folder)
+        ]
+    recipe = replace(job.train.recipe.upright(), captioner=Captioner(), masked="off")
+    return Loader(samples, recipe, job.train.encoder, config.seed + SEED, job.train.device)
+
+
+def _users(config: PersonalizeConfig) -> list[Sample]:
+    """The user's pictures; of those without a caption the class is said."""
+    assert config.regularisation is not None
+    samples = [sample for sample in load_data(config.regularisation) if sample.split == "train"]
+    word = config.subjects[0].class_word
+    if not samples:
+        raise DataError(f"{config.regularisation} has no training pictures.", "give a folder with pictures")
+    if not word and not all(sample.caption for sample in samples):
+        raise DataError(
+            f"{config.regularisation} has pictures without a caption, and no class_word says what they show.",
+            "set class_word, or write captions beside the pictures",
+        )
+    said = class_prompt(config.caption_template, word)
+    return [Sample(f"kept/{sample.key}", sample.caption or said, sample.image) for sample in samples]
+
+
+def _wanted(config: MethodConfig) -> TypeGuard[PersonalizeConfig]:
+    return isinstance(config, PersonalizeConfig) and config.preservation == "pictures"
+
+
+def _words(config: PersonalizeConfig) -> list[str]:
+    return list(dict.fromkeys(concept.class_word for concept in config.subjects))
+
+
+def _files(config: PersonalizeConfig, word: str, folder: Path) -> list[Path]:
+    """Where the drawn pictures of a class lie."""
+    own = folder / "class" / re.sub(r"\W+", "-", word)
+    return [own / f"{number:05d}.png" for number in range(config.class_pictures)]
+
+
+def _draw_class(job: Job, word: str, folder: Path) -> None:
+    """By the prior as it is now; each picture from the same noise whenever it is drawn."""
+    config = job.config
+    assert _wanted(config)
+    said, files = class_prompt(config.caption_template, word), _files(config, word, folder)
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    with progress.bar(f"drawing pictures of {word}", len(missing), 0, 1, shown=bool(missing)) as advance:
+        for first in range(0, len(missing), AT_ONCE):
+            numbers = missing[first : first + AT_ONCE]
+            for number, picture in zip(numbers, to_pil(draw(job, said, SEED + config.seed, numbers)), strict=True):
+                save_png(picture, files[number], {"prompt": said, "seed": config.seed, "picture": number})
+            advance(first + len(numbers))
+
+
+@torch.no_grad()
+def draw(job: Job, prompt: str, seed: int, numbers: Sequence[int]) -> Tensor:
+    """Pictures of a prompt, uint8 BCHW, at the run's own settings; ``numbers`` are places in the seed's noise."""
+    method = job.method
+    dice = Dice(seed, 0, numbers, job.train.device)
+    with method.prior.computing():
+        drawn = method.generate(
+            method.prior.encode_text([prompt]).expand(len(numbers)),
+            None,
+            dice.normal(*method.prior.latent_CHW),
+            num_steps=job.config.sample_steps,
+            guidance_scale=method.guidance_scale,
+            guidance=method.guidance,
+        )
+    return to_uint8(drawn)
