@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
@@ -40,11 +40,24 @@ def fetch(name: str, weights_of: Container[str] | None = None) -> Path:
     Raises:
         PriorError: no such repository, one that may not be read, or neither a network nor a copy in the cache.
     """
+
+    def choose(there: list[str]) -> list[str]:
+        _refuse_without_index(name, there)
+        return wanted(there, weights_of)
+
+    return fetch_files(name, choose)
+
+
+def fetch_files(name: str, choose: Callable[[list[str]], list[str]]) -> Path:
+    """The same for any repository: ``choose`` says which of its files are wanted.
+
+    Raises:
+        PriorError: as ``fetch``.
+    """
     repository, _, revision = name.partition("@")
     try:
         there = list_repo_files(repository, revision=revision or None)
-        _refuse_without_index(name, there)
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted(there, weights_of)))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=choose(there)))
     except GatedRepoError:
         raise PriorError(
             f"{name} on the hub may be read only by those who have accepted its licence.",
