@@ -22,6 +22,10 @@ from limner.priors.lora_start import NAME, Start
 
 # The attention of transformers, of pictures and text in one, as diffusers names its projections.
 JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+# Of these, what is made of the text.
+TEXT_KEYS = ("add_k_proj", "add_v_proj")
+# The attention of a CLIP text encoder, as transformers names its projections.
+CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def adapt(network: nn.Module, config: AdapterConfig, default_targets: Sequence[str], family: str) -> nn.Module:

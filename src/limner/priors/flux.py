@@ -22,9 +22,10 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from limner.errors import PriorError
 from limner.priors import autoencoder
-from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior
+from limner.priors.adapters import JOINT_ATTENTION, TEXT_KEYS
+from limner.priors.base import Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
+from limner.priors.parts import Parts
 from limner.priors.shifts import flow_of
 from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
@@ -48,6 +49,8 @@ class FluxPrior(Prior):
     guidance_scale = 1.0
     component = "transformer"
     adapter_targets = JOINT_ATTENTION
+    text_layers = TEXT_KEYS
+    clips = ("text_encoder",)
     distilled_guidance: float = 3.5
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
@@ -72,9 +75,10 @@ class FluxPrior(Prior):
         self.num_tokens = NUM_TOKENS[self.takes_guidance]
         self.clip_tokenizer = folder.tokenizer("tokenizer")
         self.t5_tokenizer = folder.tokenizer("tokenizer_2", self.num_tokens)
+        self.readers = {"text_encoder": self.clip_tokenizer, "text_encoder_2": self.t5_tokenizer}
         self.token_dim, self.pooled_dim = transformer["joint_attention_dim"], transformer["pooled_projection_dim"]
         self.network = folder.network("transformer", loading)
-        encoders = {name: folder.part(name, DTYPES[loading.text]) for name in ("text_encoder", "text_encoder_2")}
+        encoders = {name: folder.part(name, DTYPES[loading.text]) for name in self.readers}
         self.parts = Parts({"vae": folder.part("vae"), **encoders})
 
     def encoders_digest(self) -> str:

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from limner.priors import autoencoder
-from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior
+from limner.priors.adapters import JOINT_ATTENTION, TEXT_KEYS
+from limner.priors.base import Prior
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
+from limner.priors.parts import Parts
 from limner.priors.paths import Flow
 from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
@@ -64,6 +65,7 @@ class Flux2KleinPrior(Prior):
     latent_scale = 1.0  # each channel has its own, in the autoencoder's batch norm
     # The last two are the single blocks', where attention and feed-forward share their projections.
     adapter_targets = (*JOINT_ATTENTION, "to_qkv_mlp_proj", "attn.to_out")
+    text_layers = TEXT_KEYS
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(transformer=("Flux2Transformer2DModel",), vae=("AutoencoderKLFlux2",))
@@ -72,6 +74,7 @@ class Flux2KleinPrior(Prior):
         self.folder, self.source = folder, folder.path
         self.guidance_scale = 1.0 if folder.index.get("is_distilled") else 4.0
         self.tokenizer = ChatTokenizer(folder, "tokenizer", NUM_TOKENS, thinking=False)
+        self.readers = {"text_encoder": self.tokenizer.plain}
         self.multiple_px = 2 * autoencoder.pixels_a_cell(vae)
         self.image_px = loading.side_px(vae["sample_size"], self.multiple_px)
         side = self.image_px // self.multiple_px

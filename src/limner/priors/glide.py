@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from limner.errors import PriorError
-from limner.priors.base import Parts, Prior, mean_of_pictures
+from limner.priors.base import Prior, mean_of_pictures
 from limner.priors.folder import DTYPES, PLAIN, Loading
 from limner.priors.glide_files import SUFFIXES, config_of, file_of, fill, parts_of
 from limner.priors.glide_net import UNet
 from limner.priors.glide_path import PicturePath, base_path, upsampler_path
 from limner.priors.glide_text import ConditionEncoder, TextTransformer
 from limner.priors.glide_tokens import tokenizer
+from limner.priors.parts import Parts
 from limner.priors.widening import widen_conv
 from limner.types import Cond, Tokens
 
@@ -40,6 +41,7 @@ class GlidePrior(Prior):
     guidance_scale = 3.0
     component = "unet"
     adapter_targets = ("qkv", "encoder_kv", "proj_out")
+    text_layers = ("encoder_kv",)
     role = "base"
     path: PicturePath
     network: Any  # a UNet, until an adapter is put into it
@@ -55,6 +57,7 @@ class GlidePrior(Prior):
         self.config = config_of(self.file, self.role)
         self.path = base_path() if self.role == "base" else upsampler_path()
         self.tokenizer = tokenizer(self.config.num_tokens)
+        self.readers = {"text": self.tokenizer}
         self.multiple_px = 2 ** (len(self.config.multipliers) - 1)
         self.image_px = loading.side_px(self.config.image_px, self.multiple_px)
         self.latent_CHW = (3, self.image_px, self.image_px)
@@ -101,6 +104,10 @@ class GlidePrior(Prior):
         device = self.parts.device
         tokens_BLD = self.parts["text"](ids_BL.to(device), mask_BL.to(device)).float()
         return Cond(tokens_BLD, pooled_BD=tokens_BLD[:, -1])
+
+    def add_words(self, starts: Mapping[str, str], num_vectors: int) -> nn.ModuleDict:
+        """As of every prior; in small letters, as captions are read."""
+        return super().add_words({word.lower(): start.lower() for word, start in starts.items()}, num_vectors)
 
     def count_tokens(self, caption: str) -> Tokens:
         return self.tokenizer.count(caption)

@@ -16,9 +16,10 @@ from diffusers import QwenImageControlNetModel
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior
+from limner.priors.adapters import JOINT_ATTENTION, TEXT_KEYS
+from limner.priors.base import Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
+from limner.priors.parts import Parts
 from limner.priors.shifts import flow_of
 from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
@@ -47,6 +48,7 @@ class QwenImagePrior(Prior):
     component = "transformer"
     latent_scale = 1.0  # each channel has its own, in the autoencoder's configuration
     adapter_targets = JOINT_ATTENTION
+    text_layers = TEXT_KEYS
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(transformer=("QwenImageTransformer2DModel",), vae=("AutoencoderKLQwenImage",), tokenizer=())
@@ -56,6 +58,7 @@ class QwenImagePrior(Prior):
         transformer, vae = folder.config("transformer"), folder.config("vae")
         self.folder, self.source = folder, folder.path
         self.tokenizer = folder.tokenizer("tokenizer", NUM_BEFORE + NUM_TOKENS)
+        self.readers = {"text_encoder": self.tokenizer}
         pixels_a_cell = 2 ** len(vae["temperal_downsample"])
         self.multiple_px = 2 * pixels_a_cell
         self.image_px = loading.side_px(SIDE_CELLS * pixels_a_cell, self.multiple_px)

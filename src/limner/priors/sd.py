@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from limner.errors import PriorError
 from limner.priors import autoencoder, paths
-from limner.priors.base import Parts, Prior
+from limner.priors.base import Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
+from limner.priors.parts import Parts
 from limner.priors.widening import widen_conv
 from limner.types import Cond, Tokens
 
@@ -34,6 +35,7 @@ class UNetPrior(Prior):
 
     component = "unet"
     adapter_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    text_layers = ("attn2.to_k", "attn2.to_v")
 
     def __init__(self, folder: DiffusersFolder, loading: Loading, text_encoders: Sequence[str]) -> None:
         folder.need(unet=("UNet2DConditionModel",), vae=autoencoder.KINDS, scheduler=())
@@ -56,6 +58,8 @@ class UNetPrior(Prior):
         self.token_dim = unet["cross_attention_dim"]
         tokenizers = [name.replace("text_encoder", "tokenizer") for name in text_encoders]
         self.tokenizers = [folder.tokenizer(name) for name in tokenizers]
+        self.readers = dict(zip(text_encoders, self.tokenizers, strict=True))
+        self.clips = text_encoders
         self.num_tokens = self.tokenizers[0].num_tokens
         self.network = folder.network("unet", loading)
         encoders = {name: folder.part(name, DTYPES[loading.text]) for name in text_encoders}

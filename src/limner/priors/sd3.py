@@ -17,9 +17,10 @@ from torch.nn.functional import pad
 
 from limner.errors import ConfigError, PriorError
 from limner.priors import autoencoder
-from limner.priors.adapters import JOINT_ATTENTION
-from limner.priors.base import Parts, Prior
+from limner.priors.adapters import JOINT_ATTENTION, TEXT_KEYS
+from limner.priors.base import Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
+from limner.priors.parts import Parts
 from limner.priors.paths import Flow
 from limner.priors.shifts import flow_of
 from limner.priors.widening import widen_conv
@@ -53,6 +54,8 @@ class StableDiffusion3(Prior):
     guidance_scale = 7.0
     component = "transformer"
     adapter_targets = JOINT_ATTENTION
+    text_layers = TEXT_KEYS
+    clips = CLIPS
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(transformer=("SD3Transformer2DModel",), vae=("AutoencoderKL",))
@@ -84,6 +87,7 @@ class StableDiffusion3(Prior):
         self.num_tokens = first.num_tokens + NUM_T5_TOKENS
         self.network = folder.network("transformer", loading)
         self.text_encoders = (*CLIPS, "text_encoder_3")[: len(self.tokenizers)]
+        self.readers = dict(zip(self.text_encoders, self.tokenizers, strict=True))
         encoders = {name: folder.part(name, DTYPES[loading.text]) for name in self.text_encoders}
         self.parts = Parts({"vae": folder.part("vae"), **encoders})
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from limner.priors import autoencoder
-from limner.priors.base import Parts, Prior
+from limner.priors.base import Prior
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
+from limner.priors.parts import Parts
 from limner.priors.shifts import flow_of
 from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens
@@ -36,6 +37,7 @@ class ZImagePrior(Prior):
     guidance_scale = 4.0
     component = "transformer"
     adapter_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    text_layers = ("attention.to_k", "attention.to_v")  # of pictures and text in one
 
     def __init__(self, folder: DiffusersFolder, loading: Loading = PLAIN) -> None:
         folder.need(transformer=("ZImageTransformer2DModel",), vae=("AutoencoderKL",), text_encoder=("Qwen3Model",))
@@ -43,6 +45,7 @@ class ZImagePrior(Prior):
         transformer, vae = folder.config("transformer"), folder.config("vae")
         self.folder, self.source = folder, folder.path
         self.tokenizer = ChatTokenizer(folder, "tokenizer", NUM_TOKENS, thinking=True)
+        self.readers = {"text_encoder": self.tokenizer.plain}
         pixels_a_cell = autoencoder.pixels_a_cell(vae)
         self.multiple_px = 2 * pixels_a_cell
         self.image_px = loading.side_px(vae["sample_size"], self.multiple_px)
