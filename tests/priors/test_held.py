@@ -21,7 +21,8 @@ from limner.config import PriorConfig
 from limner.errors import ConfigError, PriorError
 from limner.methods.base import Method
 from limner.priors import placing
-from limner.priors.base import Parts, Prior
+from limner.priors.base import Prior
+from limner.priors.parts import Parts
 from limner.priors.folder import Loading
 from limner.priors.open import open_prior
 from limner.run.job import build_method, open_run, resolve

@@ -71,6 +71,8 @@ class Encoder:
     @torch.no_grad()
     def texts(self, captions: Sequence[str]) -> Cond:
         """The captions, embedded: one row each."""
+        if not self.frozen_text:
+            return self._encode_text(captions)
 
         def make(places: list[int]) -> list[Entry]:
             self._take_all_cores()

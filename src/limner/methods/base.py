@@ -38,12 +38,15 @@ class Method(ABC):
         fixed_size: whether it is made for square pictures of the prior's own size alone.
         hand_over_at: numbers of done steps at which the averaged weights replace the live ones and the optimisers
             begin anew (the end of one stage and the start of the next).
+        learns_text: whether what captions mean changes while it learns: then ``Batch.text`` holds no tokens, and the
+            method encodes ``Batch.captions`` itself.
     """
 
     Config: type[MethodConfig] = MethodConfig
     condition_px: int | None = None
     fixed_size: bool = False
     hand_over_at: frozenset[int] = frozenset()
+    learns_text: bool = False
 
     def __init__(self, prior: Prior, config: MethodConfig) -> None:
         self.prior = prior
@@ -61,11 +64,18 @@ class Method(ABC):
         """Of the optimiser of ``learns()[name]``, after warm-up."""
         return self.config.learning_rate
 
-    @functools.cached_property
+    @property
     def null(self) -> Cond:
         """What the prior is told where it is told nothing: the empty caption, one row."""
-        with torch.no_grad():
-            return self.prior.encode_text([""])
+        return self._null_now() if self.learns_text else self._null
+
+    @functools.cached_property
+    def _null(self) -> Cond:
+        return self._null_now()
+
+    @torch.no_grad()
+    def _null_now(self) -> Cond:
+        return self.prior.encode_text([""])
 
     @property
     def guidance_scale(self) -> float:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Literal
 
@@ -25,8 +24,10 @@ from torch import Tensor, nn
 
 from limner.config import AdapterConfig
 from limner.errors import PriorError
-from limner.priors import adapters
+from limner.priors import adapters, words
+from limner.priors.parts import Parts
 from limner.priors.paths import Path
+from limner.priors.tokens import Tokenizer
 from limner.types import Cond, Tokens
 
 CONTEXTS = (
@@ -41,46 +42,6 @@ CONTEXTS = (
 )
 
 
-class Parts:
-    """Frozen modules by name, each loaded when it is first asked for; for any number of threads."""
-
-    def __init__(self, loaders: Mapping[str, Callable[[], nn.Module]]) -> None:
-        self._loaders, self._loaded = dict(loaders), dict[str, nn.Module]()
-        self._lock = threading.Lock()
-        self.device = torch.device("cpu")
-
-    def __getitem__(self, name: str) -> nn.Module:
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = self._loaders[name]().requires_grad_(False).eval().to(self.device)
-            return self._loaded[name]
-
-    def release(self) -> None:
-        """Let go of all; what is asked for again is loaded again."""
-        with self._lock:
-            self._loaded.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @contextlib.contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """What is loaded within is let go of at the end; what was there before stays."""
-        with self._lock:
-            before = dict(self._loaded)
-        try:
-            yield
-        finally:
-            self.release()
-            with self._lock:
-                self._loaded |= before
-
-    def to(self, device: torch.device) -> None:
-        with self._lock:
-            self.device = device
-            for part in self._loaded.values():
-                part.to(device)
-
-
 class Prior(ABC):
     """A pretrained generator behind one contract.
 
@@ -91,7 +52,10 @@ class Prior(ABC):
         path: the noise path and the meaning of the network's output.
         network: the denoiser, the part that fine-tuning changes.
         control: the module that ``add_control`` made; None before.
-        parts: the frozen parts; never trained, kept on the network's device.
+        parts: the autoencoder and the text encoders, on the network's device; frozen, but for what ``add_words`` and
+            ``adapt_text`` make learn.
+        readers: name of each part that reads captions -> its tokenizer.
+        clips: those of them that are CLIP text encoders.
         precision: what ``network`` computes in, under ``computing``.
         image_px: side of the square pictures it was trained on, in pixels.
         multiple_px: sides of pictures must be multiples of this.
@@ -112,6 +76,8 @@ class Prior(ABC):
     network: nn.Module
     control: nn.Module | None = None
     parts: Parts
+    readers: Mapping[str, Tokenizer]
+    clips: Sequence[str] = ()
     precision: Literal["fp32", "bf16"] = "fp32"
     image_px: int
     multiple_px: int
@@ -212,6 +178,46 @@ class Prior(ABC):
         """
         self.network = adapters.adapt(self.network, config, self.adapter_targets, self.family)
         return self.network
+
+    def adapt_text(self, config: AdapterConfig) -> nn.ModuleDict:
+        """Let the CLIP text encoders learn, by name: every weight ('full', in fp32) or an addition to their attention.
+
+        T5 and language models stay frozen. An addition starts from zero, whatever that of the network starts from.
+
+        Raises:
+            PriorError: no CLIP reads its captions; and see ``adapters.adapt``.
+        """
+        if not self.clips:
+            raise PriorError(f"{self.source} has no CLIP text encoder, and only those learn.", "leave text_encoder out")
+        own = config.model_copy(update={"adapter_targets": (), "start_from": None})
+        encoders = {name: self.parts.keep(name) for name in self.clips}
+        if config.adapter == "full":
+            encoders = {name: encoder.float() for name, encoder in encoders.items()}
+        adapted = {
+            name: adapters.adapt(encoder, own, adapters.CLIP_ATTENTION, self.family)
+            for name, encoder in encoders.items()
+        }
+        return nn.ModuleDict(adapted)
+
+    def add_words(self, starts: Mapping[str, str], num_vectors: int) -> nn.ModuleDict:
+        """New words that learn, each of ``num_vectors`` vectors in every text encoder: its name -> ``words.Words``.
+
+        Once a prior. What captions without them say stays as it was.
+
+        Args:
+            starts: the word to be -> the words whose mean embedding each of its vectors starts from.
+
+        Raises:
+            PriorError: a word that the prior knows already, or a start that is no word.
+        """
+        for word in starts:
+            if any(tokenizer.knows(word) for tokenizer in self.readers.values()):
+                raise PriorError(f"'{word}' is a word that {self.source} knows.", f"choose another, such as <{word}>")
+        added = {
+            name: words.add(self.parts.keep(name), tokenizer, starts, num_vectors)
+            for name, tokenizer in self.readers.items()
+        }
+        return nn.ModuleDict(added)
 
     def to(self, device: torch.device | str) -> Prior:
         # torch's own stubs do not know this call.

@@ -64,6 +64,13 @@ class TextTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(torch.randn(shape) * 0.01)
         self.padding_embedding = nn.Parameter(torch.randn(shape) * 0.01)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Called as in transformers' text encoders, as is the next."""
+        return self.token_embedding
+
+    def set_input_embeddings(self, embedding: nn.Embedding) -> None:
+        self.token_embedding = embedding
+
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """(B, L, D); ``mask_BL`` is true where there is text. The last token tells the time vector of the whole."""
         x_BLD = self.token_embedding(ids_BL) + self.positional_embedding

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from limner.priors.base import Parts
+from limner.priors.parts import Parts
 
 # What is made of nothing (arange, randn, a list of numbers) has contents up to this many numbers: code may look into
 # masks, lengths and times. What has met a weight has none.
@@ -125,6 +125,8 @@ class BareParts(Parts):
     def __init__(self, parts: Parts, count: Count) -> None:
         super().__init__(parts._loaders)
         self.count, self.device = count, count.device
+        self._kept = parts._kept
+        self._loaded = {name: weightless(count, parts._loaded[name]) for name in self._kept}
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._loaded:
