@@ -200,7 +200,7 @@ def test_every_checkpoint_is_scored_on_pictures_and_the_best_is_kept(ground: Pat
     chosen = checkpoint.to_open(folder / "checkpoints")
     assert chosen is not None
     assert chosen.name == f"step-{best:06d}"
-    assert json.loads((folder / "floor.json").read_text())["subjects"][0]["subject"] <= 1
+    assert json.loads((folder / "floor.json").read_text())[0]["subject"] <= 1
 
 
 def test_a_run_ends_when_its_scores_no_longer_rise_and_stays_ended(

@@ -136,6 +136,18 @@ def refuse_shapes(config: MethodConfig, method: Method) -> None:
         )
 
 
+def config_of(run: Path) -> MethodConfig:
+    """The configuration that a run was begun with.
+
+    Raises:
+        RunError: no such run.
+    """
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run} is not a run folder.", "give the folder that 'limner train' wrote")
+    values = read_yaml(run / "config.yaml")
+    return resolve(values.pop("method", ""), values)
+
+
 def open_run(run: Path, device: torch.device, plain: bool = False) -> tuple[MethodConfig, Method, int]:
     """A run at its best checkpoint (the last, if none was scored), averaged weights in place: (config, method, step).
 
@@ -144,10 +156,7 @@ def open_run(run: Path, device: torch.device, plain: bool = False) -> tuple[Meth
     Raises:
         RunError: no such run, nothing saved in it yet, or weights that its method does not have.
     """
-    if not (run / "config.yaml").is_file():
-        raise RunError(f"{run} is not a run folder.", "give the folder that 'limner train' wrote")
-    values = read_yaml(run / "config.yaml")
-    config = resolve(values.pop("method", ""), values)
+    config = config_of(run)
     adapters.refuse_changed(run, config)
     chosen = checkpoint.to_open(run / "checkpoints")
     if chosen is None:
@@ -179,8 +188,9 @@ def pictures(job: Job, loader: Loader, samples: list[Sample], seed: int, title: 
             if job.method.condition_px:
                 condition = torch.stack([loader.condition(sample) for sample in some]).to(loader.device)
             dice = Dice(seed, 0, range(first, first + len(some)), loader.device)
+            captions = [loader.caption(sample) for sample in some]
             drawn = job.method.generate(
-                loader.texts([loader.caption(sample) for sample in some]),
+                job.method.prior.encode_text(captions) if job.method.learns_text else loader.texts(captions),
                 condition,
                 dice.normal(*job.method.prior.latent_CHW),
                 num_steps=job.config.sample_steps,

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from limner import find
-from limner.config import TranslateConfig
+from limner.config import PersonalizeConfig, TranslateConfig
 from limner.data.load import Loader
 from limner.data.prepare import to_uint8
 from limner.errors import DataError
@@ -21,7 +21,8 @@ from limner.evaluate import features, generation, report, translation
 from limner.evaluate.metrics.diversity import diversity
 from limner.evaluate.metrics.edges import SIDE_PX
 from limner.methods.finetune import Finetune
-from limner.run.job import Job, build, device, load_prior, open_run, pictures, resolve
+from limner.run.job import Job, build, config_of, device, load_prior, open_run, pictures, resolve
+from limner.run.subject_judging import evaluate_subjects
 from limner.run.training import train
 from limner.train import cost
 from limner.train.log import read as read_log
@@ -39,13 +40,15 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
     Two arms: ``prior``, the prior after this fine-tune, and ``before``, the same prior as it was, told the caption
     alone (left out if ``before`` is False). Each makes one picture of every held-out sample, and two more of 16 at
     equal distances, for diversity and for show. Lines are compared at 128 px; truth and samples are at the prior's
-    own size.
+    own size. A run that learnt subjects is scored by ``evaluate_subjects``, in contexts instead of held-out pictures.
 
     Raises:
         RunError: no such run, or nothing saved yet.
         DataError: fewer than four held-out pictures.
     """
     run = Path(run)
+    if isinstance(config_of(run), PersonalizeConfig):
+        return evaluate_subjects(run)
     config, method, step = open_run(run, device())
     job = build(config, device(), method)
     loader = job.test if split == "test" else job.validation

@@ -22,9 +22,9 @@ from limner.evaluate.report import write_text
 from limner.run.class_pictures import draw
 from limner.run.job import Job
 from limner.sampling.images import contact_sheet, save_png, to_pil
-from limner.types import Sample
 
-SEED = 3_000_017  # of the noise: the same pictures at every score, but for what the run has learnt
+SEED = 3_000_017
+METRICS = ("score", "subject", "prompt", "drift", "diversity", "copying", "copied")
 NUM_CLASS = 8  # pictures of the bare class, which say whether it has become the subject
 
 
@@ -35,13 +35,14 @@ class Scorer:
     Args:
         job: with the weights to be scored in place.
         folder: of the run.
-        eye: name or folder of what compares pictures and texts (``evaluate.features.load``).
+        seed: of the noise: the same pictures at every score, but for what the run has learnt.
     """
 
     job: Job
     folder: Path
+    seed: int = SEED
 
-    @property
+    @functools.cached_property
     def config(self) -> PersonalizeConfig:
         assert isinstance(self.job.config, PersonalizeConfig)
         return self.job.config
@@ -55,52 +56,46 @@ class Scorer:
         """With {} for the subject."""
         return self.config.prompts or tuple(self.job.method.prior.contexts)
 
-    def real(self, concept: int, split: str = "train") -> list[Sample]:
-        """The pictures of a subject in a split."""
-        loader = self.job.train if split == "train" else self.job.test
-        return [one for one in loader.samples if one.meta["concept"] == concept and one.split == split]
+    @functools.cached_property
+    def real(self) -> list[Tensor]:
+        """The training pictures of each subject, uint8 (M, 3, H, W)."""
+        loader, side = self.job.train, self.job.method.prior.image_px
+        return [
+            torch.stack([loader.truth(one, side) for one in loader.samples if one.meta["concept"] == number])
+            for number in range(len(self.config.subjects))
+        ]
 
     def look(self, step: int) -> None:
-        """Before the first step: what the untrained prior reaches."""
+        """Before the first step: what the untrained prior reaches, told the class word alone."""
         if step == 0:
-            report = {"subjects": [self._one(number, trained=False)[0] for number in range(len(self.config.subjects))]}
-            write_text(self.folder / "floor.json", json.dumps(report, indent=2) + "\n")
+            floor = [self.worth(number, self.drawn(number, trained=False)) for number in range(len(self.real))]
+            write_text(self.folder / "floor.json", json.dumps(floor, indent=2) + "\n")
 
     def score(self, step: int) -> dict[str, float]:
         """Means over the subjects; ``score``, higher is better, is subject fidelity times prompt fidelity."""
-        found, drawn = [], []
-        for number in range(len(self.config.subjects)):
-            result, pictures = self._one(number, trained=True)
-            found.append(result)
-            drawn.append(pictures)
-        self._sheet(drawn, step)
-        keys = ("score", "subject", "prompt", "drift", "diversity", "copying")
-        means = {key: [one[key] for one in found if one.get(key) is not None] for key in keys}
-        return {key: sum(values) / len(values) for key, values in means.items() if values}
-
-    def _one(self, number: int, trained: bool) -> tuple[dict[str, Any], Tensor]:
-        """The score of one subject, and its pictures (N, K, 3, H, W) uint8."""
-        concept, config = self.config.subjects[number], self.config
-        said = concept.words if trained else concept.class_word or concept.trigger
-        plain = concept.class_word or "thing"
-        pictures = torch.stack([self._draw(_told(one, said), i) for i, one in enumerate(self.contexts)])
-        bare = None
-        if concept.class_word:
-            bare = draw(self.job, class_prompt(config.caption_template, concept.class_word), SEED + 1, range(NUM_CLASS))
-        side = self.job.method.prior.image_px
-        real = torch.stack([self.job.train.truth(sample, side) for sample in self.real(number)])
-        prompts = [_told(one, plain) for one in self.contexts]
-        return subject.score(pictures, prompts, real, bare, self.embed, self.embed.texts), pictures
-
-    def _draw(self, prompt: str, place: int) -> Tensor:
-        each = self.config.score_pictures
-        return draw(self.job, prompt, SEED, range(place * each, (place + 1) * each))
-
-    def _sheet(self, drawn: list[Tensor], step: int) -> None:
-        rows = [to_pil(row) for pictures in drawn for row in pictures]
-        sheet = contact_sheet(rows, [], blocks=len(drawn))
+        drawn = [self.drawn(number) for number in range(len(self.real))]
+        found = [self.worth(number, pictures) for number, pictures in enumerate(drawn)]
+        sheet = contact_sheet([to_pil(row) for pictures in drawn for row in pictures], [], blocks=len(drawn))
         save_png(sheet, self.folder / "samples" / f"score-{step:06d}.png", {"step": step, "contexts": self.contexts})
+        keys = [key for key in METRICS if all(key in one for one in found)]
+        return {key: sum(one[key] for one in found) / len(found) for key in keys}
 
+    def drawn(self, number: int, trained: bool = True) -> Tensor:
+        """Pictures of a subject in each context, uint8 (N, K, 3, H, W); by an untrained prior, of its class."""
+        concept, each = self.config.subjects[number], self.config.score_pictures
+        words = concept.words if trained else concept.class_word or concept.trigger
+        return torch.stack(
+            [
+                draw(self.job, context.replace("{}", words), self.seed, range(each * place, each * (place + 1)))
+                for place, context in enumerate(self.contexts)
+            ]
+        )
 
-def _told(context: str, words: str) -> str:
-    return context.replace("{}", words)
+    def worth(self, number: int, drawn_NKCHW: Tensor) -> dict[str, Any]:
+        """The scores of a subject's pictures (``evaluate.subject.score``)."""
+        word = self.config.subjects[number].class_word
+        bare = None
+        if word:
+            bare = draw(self.job, class_prompt(self.config.caption_template, word), self.seed + 1, range(NUM_CLASS))
+        prompts = [context.replace("{}", word or "thing") for context in self.contexts]
+        return subject.score(drawn_NKCHW, prompts, self.real[number], bare, self.embed, self.embed.texts)

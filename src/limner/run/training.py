@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from limner.config import MethodConfig, PersonalizeConfig, dump, read_yaml
+from limner.config import MethodConfig, PersonalizeConfig, dump
 from limner.data.load import Schedule, batches
 from limner.data.prepare import to_uint8
 from limner.errors import ConfigError, RunError
@@ -27,7 +27,7 @@ from limner.evaluate.report import write_text
 from limner.priors import placing
 from limner.priors.adapters import summary
 from limner.run import adapters, class_pictures
-from limner.run.job import VALIDATION_SEED, Job, build, device, pictures, resolve
+from limner.run.job import VALIDATION_SEED, Job, build, config_of, device, pictures
 from limner.run.scoring import Scorer
 from limner.sampling.images import contact_sheet, save_png, to_pil
 from limner.train import checkpoint, progress
@@ -195,8 +195,7 @@ def _refuse_another(folder: Path, config: MethodConfig) -> None:
         raise RunError(f"{folder} is a file and no run folder.", "choose another --out")
     if not checkpoint.all_of(folder / "checkpoints"):
         return
-    values = read_yaml(folder / "config.yaml")
-    before = resolve(values.pop("method", ""), values).model_dump(mode="json")
+    before = config_of(folder).model_dump(mode="json")
     now = config.model_dump(mode="json")
     changed = [key for key in now if key not in FREE and before.get(key) != now[key]]
     if changed:
