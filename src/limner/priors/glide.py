@@ -71,9 +71,10 @@ class GlidePrior(Prior):
         self.parts = Parts({"text": functools.partial(self._text, DTYPES[loading.text])})
 
     def _text(self, dtype: torch.dtype) -> nn.Module:
+        file, bare = self._text_file(), torch.get_default_device().type == "meta"
         with torch.device("meta"):
             text = TextTransformer(self.config)
-        return fill(text, "text", self._text_file(), dtype)
+        return text.to(dtype) if bare else fill(text, "text", file, dtype)
 
     def _text_file(self) -> Path:
         """The denoiser's own file, else OpenAI's beside it."""

@@ -63,6 +63,9 @@ class PicturePath(VariancePreserving):
         x_0 = ((x_t - s * out) / a).clamp(-1, 1)
         return x_0, (x_t - a * x_0) / s
 
+    def min_snr(self, t_B: Tensor, gamma: float) -> Tensor:
+        return (gamma / self._snr(t_B)).clamp(max=1)
+
     def times(self, num_steps: int) -> Tensor:
         if num_steps != len(self.chosen):
             return super().times(num_steps)
