@@ -14,12 +14,16 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 170, 52, 22, 12
 MAX_POINTS = 150
 
 
-def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
-    """A line through (step, value); more than 150 points are averaged in equal spans. Not finite: left out."""
-    points = _averaged([point for point in points if isfinite(point[1])])
+def curve(title: str, points: Sequence[tuple[float, float]], levels: Mapping[str, float] | None = None) -> str:
+    """A line through (step, value); more than 150 points are averaged in equal spans. Not finite: left out.
+
+    ``levels`` are values to compare with, such as what real pictures reach, each a line across with its name.
+    """
+    points, levels = _averaged([point for point in points if isfinite(point[1])]), levels or {}
     if not points:
         return ""
-    (x_0, x_1), (y_0, y_1) = (_range([point[axis] for point in points]) for axis in (0, 1))
+    x_0, x_1 = _range([x for x, _ in points])
+    y_0, y_1 = _range([*(y for _, y in points), *levels.values()])
 
     def place(x: float, y: float) -> str:
         across = LEFT + (x - x_0) / (x_1 - x_0) * (WIDTH - LEFT - 8)
@@ -30,12 +34,19 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
     dots = "".join(
         '<circle cx="{}" cy="{}" r="2.5"/>'.format(*at.split(",")) for at in line.split() if len(points) < 30
     )
+    marks = ""
+    for name, value in levels.items():
+        _, y = place(x_0, value).split(",")
+        marks += f'<path class="mark" d="M{LEFT},{y}H{WIDTH - 8}"/>'
+        marks += (
+            f'<text x="{WIDTH - 8}" y="{float(y) - 3:.1f}" text-anchor="end">{html.escape(name)} {value:.3g}</text>'
+        )
     axis = f"M{LEFT},{TOP}V{HEIGHT - BOTTOM}H{WIDTH - 8}"
     labels = [(LEFT - 5, TOP + 8, "end", y_1), (LEFT - 5, HEIGHT - BOTTOM, "end", y_0)]
     labels += [(LEFT, HEIGHT - 6, "start", x_0), (WIDTH - 8, HEIGHT - 6, "end", x_1)]
     return (
         f'<figure><figcaption>{html.escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(title)} over steps"><path class="axis" d="{axis}"/>'
+        f'aria-label="{html.escape(title)} over steps"><path class="axis" d="{axis}"/>{marks}'
         f'<polyline class="line" points="{line}"/><g class="dots">{dots}</g>{_texts(labels)}</svg></figure>'
     )
 

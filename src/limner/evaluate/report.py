@@ -50,25 +50,33 @@ def write(folder: Path, report: Mapping[str, Any], rows: Sequence[Row], log: Seq
         rows: the pictures to show, in order; all with the same number of samples.
         log: the rows of log.jsonl; ``loss/...`` and ``validation/score`` are drawn.
     """
-    report = _finite(report)
+    report = finite(report)
     pictures = [[_pil(one) for one in (sketch, *made, truth) if one is not None] for _, sketch, made, truth in rows]
     titles = _titles(rows[0]) if rows else []
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     if rows:
         save_png(contact_sheet(pictures, titles, blocks=2), folder / "contact_sheet.png", _facts(report))
-    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
-    filled = page.substitute(
-        title=html.escape(_title(report)),
-        facts=_facts_html(report),
-        scale=chart.scale(report["arms"], report["chance"], report["ceiling"]) if "ceiling" in report else "",
-        table=_table(report),
-        caption=html.escape(_caption(report, len(rows))),
-        pictures=_pictures_html([row[0] for row in rows], titles, pictures),
-        columns=max(1, len(titles)),
-        curves=_curves(log),
-    )
+    sections = {
+        "Scores on held-out pictures": _scores(report, len(rows)),
+        "Pictures": _pictures_html([row[0] for row in rows], titles, pictures),
+        "Training": f'<div class="curves">{_curves(log)}</div>',
+    }
+    filled = page(_title(report), _facts(report), sections, columns=max(1, len(titles)))
     write_text(folder / "report.html", filled)
+
+
+def page(title: str, facts: Mapping[str, Any], sections: Mapping[str, str], columns: int = 1) -> str:
+    """A whole page: plain values at the top, then HTML under headings; ``columns`` of pictures in a row."""
+    body = "\n".join(f"<h2>{html.escape(name)}</h2>\n{content}" for name, content in sections.items() if content)
+    frame = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    return frame.substitute(title=html.escape(title), facts=_facts_html(facts), body=body, columns=columns)
+
+
+def _scores(report: Mapping[str, Any], num_rows: int) -> str:
+    scale = chart.scale(report["arms"], report["chance"], report["ceiling"]) if "ceiling" in report else ""
+    caption = html.escape(_caption(report, num_rows))
+    return f'{scale}<div class="wide"><table>{_table(report)}</table></div>\n<p>{caption}</p>'
 
 
 def _titles(row: Row) -> list[str]:
@@ -90,11 +98,11 @@ def _facts(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _facts_html(report: Mapping[str, Any]) -> str:
+def _facts_html(facts: Mapping[str, Any]) -> str:
     parts = []
-    for key, value in _facts(report).items():
+    for key, value in facts.items():
         name = html.escape(key.removesuffix("_mb").replace("_", " "))
-        text = _number(value) if isinstance(value, float) else html.escape(str(value))
+        text = number(value) if isinstance(value, float) else html.escape(str(value))
         parts.append(f"<div><dt>{name}</dt><dd>{text} {UNITS.get(key, '')}</dd></div>")
     return "".join(parts)
 
@@ -107,20 +115,21 @@ def _table(report: Mapping[str, Any]) -> str:
     for metric, (title, note, *levels) in METRICS.items():
         if all(arm.get(metric) is None for arm in arms.values()):
             continue
-        cells = [_cell(arm.get(metric), arm.get(f"{metric}_interval")) for arm in arms.values()]
-        cells += [_cell(report.get(level) if isinstance(level, str) else level) for level in levels]
+        cells = [cell(arm.get(metric), arm.get(f"{metric}_interval")) for arm in arms.values()]
+        cells += [cell(report.get(level) if isinstance(level, str) else level) for level in levels]
         lines.append(f'<tr><th scope="row">{title} <small>{note}</small></th>{"".join(cells)}</tr>')
     return "\n".join(lines)
 
 
-def _cell(value: float | None, interval: Sequence[float] | None = None) -> str:
+def cell(value: float | None, interval: Sequence[float] | None = None) -> str:
+    """A number with its interval as a cell of a table; empty where there is none."""
     if value is None:
         return "<td></td>"
-    ends = f"<small>{_number(interval[0])} to {_number(interval[1])}</small>" if interval else ""
-    return f"<td>{_number(value)}{ends}</td>"
+    ends = f"<small>{number(interval[0])} to {number(interval[1])}</small>" if interval else ""
+    return f"<td>{number(value)}{ends}</td>"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """A number for the eye (three digits), with all its digits for a program."""
     size = abs(value)
     text = f"{value:,.0f}" if size >= 100 else f"{value:.3f}" if 0.1 <= size < 10 or size == 0 else f"{value:.3g}"
@@ -154,7 +163,7 @@ def _pictures_html(names: Sequence[str], titles: Sequence[str], pictures: Sequen
     for name, row in zip(names, pictures, strict=True):
         name = html.escape(name)
         shown = "".join(
-            f'<img src="{_data_url(one)}" alt="{title}: {name}">' for title, one in zip(titles, row, strict=True)
+            f'<img src="{data_url(one)}" alt="{title}: {name}">' for title, one in zip(titles, row, strict=True)
         )
         parts.append(f'<figure class="row"><div>{shown}</div><figcaption>{name}</figcaption></figure>')
     return "\n".join(parts)
@@ -166,21 +175,23 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(drawn) or "<p>No training log.</p>"
 
 
-def _data_url(image: Image.Image) -> str:
+def data_url(image: Image.Image, kind: str = "png") -> str:
+    """A picture inside a page: 'png', or 'webp' for what need not be exact."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format=kind, **({"optimize": True} if kind == "png" else {"quality": 85}))
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _pil(picture: Picture) -> Image.Image:
     return (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).convert("RGB")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same for JSON: numbers that are not finite become None, tuples lists."""
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
