@@ -34,7 +34,9 @@ class PersonalizeConfig(MethodConfig):
     concepts: tuple[Concept, ...] = Field(
         (), description="several subjects at once, each with its own data: 'sks cat=pics/cat, zwx dog=pics/dog'"
     )  # fmt: skip
-    caption_from: Literal["data", "name", "template"] = Field("template", description="where captions come from")
+    caption_from: Literal["data", "name", "template"] = Field(
+        "template", description="where captions come from; in the data's the trigger is put before the class word"
+    )
     caption_template: str = Field(
         "a photo of {trigger} {class_word}",
         description="for caption_from=template, for prompts and class pictures; also {caption}, {name}, any column",

@@ -2,7 +2,7 @@
 
 A caption is a pure function of (sample.key, number): variant 3 of a picture's caption is the same on every machine, in
 every epoch and after a resume, so that embedded captions can be kept. How tags are shuffled and dropped is decided by a
-generator that is seeded with both. Nothing is ever added to a caption but by a template.
+generator that is seeded with both. Nothing is ever added to a caption but by a template, and a subject's trigger.
 """
 
 from __future__ import annotations
@@ -197,6 +197,14 @@ def tags_of(caption: str) -> list[str]:
 def missing_words(caption: str, trigger: str, class_word: str) -> list[str]:
     """Those of the two (where given) that a caption lacks, as whole words in upper or lower case."""
     return [word for word in (trigger, class_word) if word and not any(_found(caption, word))]
+
+
+def with_trigger(caption: str, trigger: str, class_word: str) -> str:
+    """'a sks dog in the snow' of 'a dog in the snow'; as it is where it has the trigger, or not the class word."""
+    found = next(_found(caption, class_word), None) if class_word else None
+    if found is None or any(_found(caption, trigger)):
+        return caption
+    return f"{caption[: found.start()]}{trigger} {caption[found.start() :]}"
 
 
 def _found(caption: str, words: str) -> Iterator[re.Match[str]]:

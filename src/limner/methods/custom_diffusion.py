@@ -17,6 +17,7 @@ from torch import nn
 
 from limner.config import PersonalizeConfig
 from limner.methods.subject import SubjectMethod
+from limner.methods.textual_inversion import starts_of
 from limner.priors.base import Prior
 from limner.types import Batch
 
@@ -29,7 +30,7 @@ class CustomDiffusion(SubjectMethod):
 
         trigger: str = Field("<sks>", description="the new word that shall stand for the subject")
         adapter: Literal["full"] = Field("full", description="the keys and values learn whole")
-        initializer: str = Field("", description="what the new words start from; default: each one's class word")
+        initializer: str = Field("", description="the words it starts from; default: the class word, else 'picture'")
         words_learning_rate: float = Field(5e-4, gt=0, description="of the new words' vectors")
 
     config: Config
@@ -41,8 +42,7 @@ class CustomDiffusion(SubjectMethod):
         for name, weight in self.network.named_parameters():
             layer = name.rpartition(".")[0]
             weight.requires_grad_(any(layer.endswith(f".{end}") for end in prior.text_layers))
-        starts = {one.trigger: config.initializer or one.class_word or "thing" for one in config.subjects}
-        self.words = prior.add_words(starts, num_vectors=1)
+        self.words = prior.add_words(starts_of(config, config.initializer), num_vectors=1)
 
     def learns(self) -> dict[str, nn.Module]:
         return {"network": self.network, "words": self.words}

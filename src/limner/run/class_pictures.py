@@ -33,7 +33,7 @@ SEED = 2_000_003  # apart from the run's own, so that what is kept has other noi
 def ready(job: Job, folder: Path) -> None:
     """Draw what is missing of them, and read all into the cache."""
     config = job.config
-    if _wanted(config) and not config.regularisation:
+    if wanted(config) and not config.regularisation:
         for word in _words(config):
             _draw_class(job, word, folder)
     if loader := kept(job, folder):
@@ -47,7 +47,7 @@ def kept(job: Job, folder: Path) -> Loader | None:
         DataError: the user's pictures cannot be read, or there are none.
     """
     config = job.config
-    if not _wanted(config):
+    if not wanted(config):
         return None
     if config.regularisation:
         samples = _users(config)
@@ -77,7 +77,8 @@ def _users(config: PersonalizeConfig) -> list[Sample]:
     return [Sample(f"kept/{sample.key}", sample.caption or said, sample.image) for sample in samples]
 
 
-def _wanted(config: MethodConfig) -> TypeGuard[PersonalizeConfig]:
+def wanted(config: MethodConfig) -> TypeGuard[PersonalizeConfig]:
+    """Whether a run keeps what the prior knows on pictures."""
     return isinstance(config, PersonalizeConfig) and config.preservation == "pictures"
 
 
@@ -94,7 +95,7 @@ def _files(config: PersonalizeConfig, word: str, folder: Path) -> list[Path]:
 def _draw_class(job: Job, word: str, folder: Path) -> None:
     """By the prior as it is now; each picture from the same noise whenever it is drawn."""
     config = job.config
-    assert _wanted(config)
+    assert wanted(config)
     said, files = class_prompt(config.caption_template, word), _files(config, word, folder)
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     with progress.bar(f"drawing pictures of {word}", len(missing), 0, 1, shown=bool(missing)) as advance:

@@ -15,7 +15,7 @@ from limner.config.personalize import told
 from limner.data import prepare
 from limner.data.buckets import Bucket, assign
 from limner.data.buckets import make as make_buckets
-from limner.data.captions import Captioner
+from limner.data.captions import Captioner, with_trigger
 from limner.data.condition import Condition, bind
 from limner.data.findings import Needs, lacks
 from limner.data.order import Streamed
@@ -63,7 +63,7 @@ def load_splits(
 def load_subjects(config: PersonalizeConfig) -> list[Sample]:
     """The pictures of all concepts, each told in ``meta`` which one it is of (``concept``, its number; ``trigger``,
     ``class_word``, and both as ``words``) and how much it counts (``weight``): each concept the same in all, however
-    many pictures it has, times its own weight.
+    many pictures it has, times its own weight. In captions of the data the trigger is put before the class word.
 
     Raises:
         DataError: one cannot be read, or holds nothing to train on.
@@ -78,7 +78,15 @@ def load_subjects(config: PersonalizeConfig) -> list[Sample]:
         own = {"concept": number, "trigger": concept.trigger, "class_word": concept.class_word}
         own |= {"words": concept.words, "weight": weight}
         prefix = f"{concept.trigger}/" if len(sets) > 1 else ""
-        records += [replace(sample, key=prefix + sample.key, meta={**sample.meta, **own}) for sample in samples]
+        records += [
+            replace(
+                sample,
+                key=prefix + sample.key,
+                caption=with_trigger(sample.caption, concept.trigger, concept.class_word),
+                meta={**sample.meta, **own},
+            )
+            for sample in samples
+        ]
     return records
 
 

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 from limner.config import MethodConfig
 from limner.data.load import Loader
+from limner.run import class_pictures
 from limner.run.job import Job, build
 from limner.run.training import GRID_PICTURES, trainer_of
 from limner.train.cost import metered, peak_mb, total
@@ -79,9 +80,10 @@ def probe(config: MethodConfig, device: torch.device) -> Probe:
     held_out = job.validation
     some = held_out.samples[: max(job.at_once, GRID_PICTURES)]
     shown = Loader(some, held_out.recipe, held_out.encoder, held_out.seed, held_out.device)
+    beside = learnt if class_pictures.wanted(config) else None  # as many pictures, whatever they show
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        trainer = trainer_of(replace(job, train=learnt, validation=shown), out, accelerator)
+        trainer = trainer_of(replace(job, train=learnt, validation=shown, kept=beside), out, accelerator)
         draw_s = _time(lambda: trainer._on_main(lambda: trainer.sample(0)))
         with metered(out / "energy.jsonl", "probe"):
             step_s = {first: _steps(trainer, first) for first in sorted({0} | job.method.hand_over_at)}

@@ -66,8 +66,11 @@ class Scorer:
         ]
 
     def look(self, step: int) -> None:
-        """Before the first step: what the untrained prior reaches, told the class word alone."""
-        if step == 0:
+        """Before the first step what the untrained prior reaches, told the class word alone; later a picture of each
+        context, RUN/samples/step-NNNNNN.png."""
+        if step:
+            self._sheet([self.drawn(number, each=1) for number in range(len(self.real))], f"step-{step:06d}", step)
+        else:
             floor = [self.worth(number, self.drawn(number, trained=False)) for number in range(len(self.real))]
             write_text(self.folder / "floor.json", json.dumps(floor, indent=2) + "\n")
 
@@ -75,14 +78,17 @@ class Scorer:
         """Means over the subjects; ``score``, higher is better, is subject fidelity times prompt fidelity."""
         drawn = [self.drawn(number) for number in range(len(self.real))]
         found = [self.worth(number, pictures) for number, pictures in enumerate(drawn)]
-        sheet = contact_sheet([to_pil(row) for pictures in drawn for row in pictures], [], blocks=len(drawn))
-        save_png(sheet, self.folder / "samples" / f"score-{step:06d}.png", {"step": step, "contexts": self.contexts})
+        self._sheet(drawn, f"score-{step:06d}", step)
         keys = [key for key in METRICS if all(key in one for one in found)]
         return {key: sum(one[key] for one in found) / len(found) for key in keys}
 
-    def drawn(self, number: int, trained: bool = True) -> Tensor:
+    def _sheet(self, drawn: list[Tensor], name: str, step: int) -> None:
+        sheet = contact_sheet([to_pil(row) for pictures in drawn for row in pictures], [], blocks=len(drawn))
+        save_png(sheet, self.folder / "samples" / f"{name}.png", {"step": step, "contexts": self.contexts})
+
+    def drawn(self, number: int, trained: bool = True, each: int | None = None) -> Tensor:
         """Pictures of a subject in each context, uint8 (N, K, 3, H, W); by an untrained prior, of its class."""
-        concept, each = self.config.subjects[number], self.config.score_pictures
+        concept, each = self.config.subjects[number], each or self.config.score_pictures
         words = concept.words if trained else concept.class_word or concept.trigger
         return torch.stack(
             [

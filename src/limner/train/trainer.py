@@ -76,9 +76,9 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after saving.
         """
         self.resume()
-        self._log = Log(self.folder / "log.jsonl", self.step) if self.accelerator.is_main_process else None
-        shown = self.accelerator.is_main_process
-        bar = progress.bar("training", self.config.steps, self.step, self.pictures_per_step, shown)
+        main = self.accelerator.is_main_process
+        self._log = Log(self.folder / "log.jsonl", self.step) if main else None
+        bar = progress.bar("training", self.config.steps, self.step, self.pictures_per_step, main)
         with progress.on_stop(self._ask_to_stop), bar as advance:
             self._loop(advance)
 
@@ -87,15 +87,15 @@ class Trainer:
             self._on_main(lambda: self.sample(0))
         micro_batches = self.batches(self.step, self.config.steps)
         read_every = 1 if self.accelerator.device.type == "cpu" else STEPS_BETWEEN_READS
-        while self.step < self.config.steps and not self.stale:
+        ended = self._anyone(self._stale)
+        while self.step < self.config.steps and not ended:
             if self.step in self.method.hand_over_at:
                 hand_over(self.learners.values())
             self._one_step(micro_batches)
             self.step += 1
             advance(self.step)
-            score, look, save = map(
-                self._due, (self.config.evaluate_every, self.config.sample_every, self.config.save_every)
-            )
+            every = self.config.evaluate_every, self.config.sample_every, self.config.save_every
+            score, look, save = map(self._due, every)
             if not (score or look or save or self.step % read_every == 0):
                 continue
             self._read()
@@ -104,13 +104,14 @@ class Trainer:
                 self._on_main(lambda: self.sample(self.step))
             if score:
                 self._on_main(self._score)
+                ended = self._anyone(self._stale)
             if save or score or stop:
                 self.save()
             if stop and self.step < self.config.steps:
                 raise KeyboardInterrupt
 
     @property
-    def stale(self) -> bool:
+    def _stale(self) -> bool:
         """Whether the last ``patience`` scores were no better than the best."""
         patience, best = self.config.patience, self.best
         return bool(patience and best) and self.step - best["step"] >= patience * self.config.evaluate_every
@@ -126,10 +127,8 @@ class Trainer:
         streams = [self.method.step(next(micro_batches)) for _ in range(self.config.accumulate)]
         while lowered := [names for stream in streams if (names := self._lower(stream, row))]:
             if len(lowered) < len(streams) or len(set(lowered)) > 1:
-                raise RunError(
-                    f"the micro-batches of step {self.step + 1} do not yield the same updates.",
-                    "with accumulate above 1, a method must yield the same names in the same order for every batch",
-                )
+                said = f"the micro-batches of step {self.step + 1} do not yield the same updates."
+                raise RunError(said, "a method must yield the same names in the same order for every batch of a step")
             for name in lowered[0]:
                 self._average_gradients(self.learners[name])
                 row[f"learning_rate/{name}"] = self.learners[name].rate(self.step)
