@@ -59,7 +59,7 @@ def check(ctx: click.Context, words: tuple[str, ...]) -> int:
     file, method = given.pop("config", None), given.pop("for", None)
     if isinstance(file, bool) or isinstance(method, bool):
         raise ConfigError("--config needs a file, --for a method.", "for example --for finetune --config run.yaml")
-    if data is None and "data" not in given and not file:
+    if data is None and not given.keys() & {"data", "concepts"} and not file:
         raise ConfigError("which data?", "limner check DATA; 'limner list' names what is built in")
     with importing():
         from limner.data.auditing.sheet import write_sheet

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from limner.config import MethodConfig, read_yaml
+from limner.config import MethodConfig, PersonalizeConfig, read_yaml
 from limner.config import resolve as resolve_config
+from limner.config.personalize import told
+from limner.data.auditing import subject
 from limner.data.auditing.examine import Rules
 from limner.data.auditing.strays import alone, in_roles, rescue, tree_of
 from limner.data.check import Audit, audit, numbers
-from limner.data.findings import Finding, Needs, refused
+from limner.data.findings import SEVERITIES, Finding, Needs, refused
 from limner.data.read import stream
-from limner.data.records import Stream
+from limner.data.records import Stream, splits
 from limner.errors import DataError
-from limner.run.data import load_data, needs_of, recipe_of, sizes_of
+from limner.evaluate import features
+from limner.priors.base import Prior
+from limner.priors.common import is_common
+from limner.run.data import load_data, load_subjects, needs_of, recipe_of, sizes_of
 from limner.run.job import build_method, load_prior, refuse_shapes, resolve
 from limner.train import progress
 from limner.types import Sample
@@ -47,6 +55,8 @@ def check(config: MethodConfig, limit: int | None = None, shown: bool = False) -
     Raises:
         ConfigError: what training would refuse of the configuration itself.
     """
+    if isinstance(config, PersonalizeConfig):
+        return _check_subjects(config, limit, shown)
     rules = rules_of(config)
     try:
         data: Data = stream(config.data) if config.stream else load_data(config.data)
@@ -56,6 +66,52 @@ def check(config: MethodConfig, limit: int | None = None, shown: bool = False) -
     tree = None if config.stream or limit else tree_of(config.data)
     with progress.bar("looking at pictures", num, 0, 1, shown) as advance:
         return audit(config.data, data, rules, limit, advance, tree), data
+
+
+def _check_subjects(config: PersonalizeConfig, limit: int | None, shown: bool) -> tuple[Audit, Data]:
+    """As ``check``, of all pictures of all subjects, with what is to be said of the subjects themselves."""
+    prior, rules = load_prior(config, meta=True), rules_of(config)
+    for concept in config.subjects:
+        try:
+            load_data(concept.data)
+        except DataError as error:
+            captioner = replace(rules.recipe.captioner, caption_template=told(config.caption_template, concept.words))
+            own = replace(rules, recipe=replace(rules.recipe, captioner=captioner))
+            return _rescued(config.model_copy(update={"data": concept.data}), error, own, limit)
+    try:
+        records = load_subjects(config)
+    except DataError as error:  # one that has nothing to train on
+        return Audit(config.data, 0, [refused(error)]), []
+    name = ", ".join(concept.data for concept in config.subjects)
+    tree = None if limit or config.concepts else tree_of(config.data)
+    with progress.bar("looking at pictures", len(numbers(len(records), limit)), 0, 1, shown) as advance:
+        result = audit(name, records, rules, limit, advance, tree)
+    found = [*of_subjects(config, prior, splits(records)["train"]), *result.findings]
+    if config.caption_from == "template":  # is meant to say the same of all
+        found = [finding for finding in found if finding.code != "one-caption"]
+    result.findings = sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return result, records
+
+
+def of_subjects(config: PersonalizeConfig, prior: Prior, training: Sequence[Sample]) -> list[Finding]:
+    """What is to be said of the words and the pictures of subjects; ``training`` as ``load_subjects`` gives it."""
+    sets: list[list[Sample]] = [[] for _ in config.subjects]
+    for sample in training:
+        sets[sample.meta["concept"]].append(sample)
+    return list(subject.findings(config, sets, functools.partial(is_common, prior), features.load(config.eye)))
+
+
+def warn(config: PersonalizeConfig, prior: Prior, training: Sequence[Sample], console: Console) -> None:
+    """Say before a run what ``limner check`` says of its subjects.
+
+    Raises:
+        DataError: it would go wrong.
+    """
+    for finding in of_subjects(config, prior, training):
+        if finding.severity == "error":
+            raise finding.error()
+        if finding.severity == "warning":
+            console.print(f"{finding.file} {finding.cause}; {finding.remedy}", highlight=False, soft_wrap=True)
 
 
 def _rescued(config: MethodConfig, error: DataError, rules: Rules, limit: int | None) -> tuple[Audit, Data]:

@@ -103,10 +103,12 @@ def _caption(number: int, sample: Sample, rules: Rules, done: Examined) -> None:
         return
     done.row["said"] |= CAPTIONED | SIDED * (not keeps_sides(sample.caption))
     done.row["caption"] = facts.digest(caption.encode())
-    if missing := missing_words(caption, captioner.trigger, captioner.class_word):
-        words = " and ".join(f"'{word}'" for word in missing)
+    # Of several subjects the words are with each picture.
+    words = (sample.meta.get(name, getattr(captioner, name)) for name in ("trigger", "class_word"))
+    if missing := missing_words(caption, *words):
+        lost = " and ".join(f"'{word}'" for word in missing)
         remedy = "write it into the caption, or put captions into a template: --caption-from template"
-        add(Finding("warning", "no-trigger", done.name, f"is captioned without {words}", remedy, number))
+        add(Finding("warning", "no-trigger", done.name, f"is captioned without {lost}", remedy, number))
     if rules.tokens is not None:
         read = rules.tokens(caption)
         done.row["tokens"] = read.num
