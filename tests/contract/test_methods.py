@@ -23,7 +23,11 @@ from limner.train.trainer import Trainer
 HERE = Path(__file__).parent
 OWN = sorted(str(path) for path in (HERE / "methods").glob("*.py"))
 METHODS = [*find.names("method"), *OWN]
-SMALL: dict[str, dict[str, Any]] = {"piti": {"encoder_steps": 2, "token_grid": 4, "encoder_layers": 1}}
+SMALL: dict[str, dict[str, Any]] = {
+    "piti": {"encoder_steps": 2, "token_grid": 4, "encoder_layers": 1},
+    "textual_inversion": {"caption_template": "a {trigger}", "prompts": "a {}", "score_pictures": 2},
+    "pivotal": {"preservation": "off", "rank": 2, "prompts": "a {}", "score_pictures": 2},
+}
 
 
 @pytest.fixture(scope="session")
