@@ -1,12 +1,14 @@
 """A benchmark folder laid out as DreamBooth's, with prompts and pictures of the test's own."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from limner.errors import DataError
-from limner.evaluate import dreambench
+from limner.evaluate import dreambench, subject_report
 
 TEXT = """Classes
 
@@ -92,3 +94,67 @@ def test_the_mean_is_over_subjects():
     assert found["scores"]["dino_interval"] == pytest.approx((0.5, 0.7))
     assert found["real"] == {"dino": 0.75}
     assert dreambench.mean(rows[:1])["scores"] == {"dino": 0.5}
+
+
+def report(missing: list[str]) -> dict:
+    numbers = iter(range(1, 100))
+
+    def some(*names: str) -> dict:
+        return {name: next(numbers) / 128 for name in names}
+
+    rows = [
+        {
+            "subject": name, "run": f"runs/{name}", "method": "dreambooth", "step": 300,
+            "scores": some("dino", "clip_t") | {"dino_interval": [0.0078125, 0.9921875]},
+            "untrained": some("drift"), "real": some("dino"),
+        }
+        for name in ("<tabby>", "robot")
+    ]  # fmt: skip
+    mean = dreambench.mean(rows) | {"kinds": {"place": some("dino")}}
+    return {
+        "protocol": "dreambench", "benchmark": "b", "num_subjects": 30, "embedders": "tiny", "subjects": rows,
+        "mean": mean, "missing": missing,
+        "bleed": [{"run": "r", "subjects": ["a", "b"], "matrix": [[0.9, 0.1], [0.2, 0.8]]}],
+    }  # fmt: skip
+
+
+def numbers_of(value: object) -> set[float]:
+    if isinstance(value, dict):
+        return set().union(*(numbers_of(part) for part in value.values()), set())
+    if isinstance(value, list):
+        return set().union(*(numbers_of(part) for part in value), set())
+    return {value} if isinstance(value, float) else set()
+
+
+def test_the_page_has_every_number_of_the_json(tmp_path):
+    file = tmp_path / "dreambench.json"
+    subject_report.write_protocol(file, report(["vase"]), {"<tabby>: a cat": Image.new("RGB", (8, 8))})
+    text = file.with_suffix(".html").read_text()
+    shown = {float(value) for value in re.findall(r'<data value="([^"]+)"', text)}
+    assert numbers_of(json.loads(file.read_text())) <= shown
+    assert "mean of 2 of 30 subjects" in text
+    assert "not scored: vase" in text
+    assert "<tabby>" not in text
+    assert "http" not in text
+
+
+def test_a_runs_page_has_every_number_curves_with_levels_and_pictures(tmp_path):
+    one = {"subject": 0.5, "subject_interval": (0.4, 0.6), "prompt": 0.3, "num_prompts": 4, "num_pictures": 2}
+    one |= {
+        "embedder": "tiny",
+        "floor": {"subject": 0.25},
+        "ceiling": {"subject": 0.875, "subject_interval": (0.8, 0.9)},
+    }
+    said = {"method": "dreambooth", "step": 20, "seconds": 12.5, "bleed": [[0.9, 0.15], [0.2, 0.85]]}
+    said["subjects"] = {"sks <cat>": one, "zwx dog": one}
+    log = [{"step": 10, "validation/subject": 0.4, "loss/subject": 0.1}, {"step": 20, "validation/subject": 0.5}]
+    Image.new("RGB", (20, 10)).save(tmp_path / "score-000010.png")
+    subject_report.write(tmp_path, said, log, [(10, tmp_path / "score-000010.png")])
+    text = (tmp_path / "report.html").read_text()
+    shown = {float(value) for value in re.findall(r'<data value="([^"]+)"', text)}
+    assert numbers_of(json.loads((tmp_path / "report.json").read_text())) <= shown
+    assert text.count("<polyline") == 2
+    assert "untrained 0.25" in text
+    assert "real 0.875" in text
+    assert text.count("<img") == 1
+    assert "<cat>" not in text

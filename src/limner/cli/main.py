@@ -8,7 +8,6 @@ Exit codes: 0 done; 1 the data, the model or the run is at fault; 2 the command 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import logging
@@ -26,6 +25,7 @@ from limner.cli.cache import cache
 from limner.cli.caption import caption
 from limner.cli.check import check
 from limner.cli.condition import condition
+from limner.cli.evaluate import evaluate
 from limner.cli.export import export
 from limner.cli.group import Commands
 from limner.cli.plan import plan
@@ -92,7 +92,7 @@ def app() -> None:
     """
 
 
-for command in (cache, caption, check, condition, export, plan):
+for command in (cache, caption, check, condition, evaluate, export, plan):
     app.add_command(command)
 
 
@@ -205,27 +205,6 @@ def sample(run_folder: Path, prompts: tuple[str, ...], inputs: tuple[Path, ...],
 
     for path in run.sample(run_folder, prompts=list(prompts), inputs=list(inputs), **options):
         click.echo(path)
-
-
-@app.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--split", default="test", show_default=True, type=click.Choice(["validation", "test"]))
-@click.option("--limit", type=click.IntRange(min=1), help="use only so many held-out pictures")
-@click.option("--json", "as_json", is_flag=True, help="print report.json instead of a table")
-def evaluate(run_folder: Path, split: str, limit: int | None, as_json: bool) -> None:
-    """Score a trained RUN on held-out pictures.
-
-    Faithfulness to the input, realism and diversity, each beside what chance and the truth itself reach.
-    """
-    with importing():
-        from limner import run
-
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        report = run.evaluate(run_folder, split=split, limit=limit)
-    if as_json:
-        click.echo((run_folder / "report.json").read_text(encoding="utf-8"), nl=False)
-    else:
-        show.report(report, run_folder / "report.html")
 
 
 @app.command()

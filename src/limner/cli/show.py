@@ -95,6 +95,28 @@ def report(report: Mapping[str, Any], page: Path) -> None:
     print(f"pictures and curves: {page}")
 
 
+def benchmark(report: Mapping[str, Any], page: Path) -> None:
+    """A benchmark's subjects, a row each, their mean, and what the untrained prior and real pictures reach."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from limner.evaluate.subject_report import METRICS
+
+    mean = report["mean"]
+    metrics = [name for name in METRICS if name in mean["scores"]]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for name in metrics:
+        table.add_column(METRICS[name][0], justify="right")
+    rows = [(row["subject"], row["scores"]) for row in report["subjects"]]
+    rows.append((f"mean of {len(rows)} of {report['num_subjects']} subjects", mean["scores"]))
+    for title, values in [*rows, ("untrained prior", mean["untrained"]), ("real pictures", mean["real"])]:
+        table.add_row(title, *(_number(values.get(name)) for name in metrics))
+    Console().print(table)
+    print(f"intervals, pictures and kinds of contexts: {page}")
+
+
 def _number(value: float | None, interval: Sequence[float] | None = None) -> str:
     """A number and its interval; a value that is not there or not finite (too few pictures) is left empty."""
     if value is None or not math.isfinite(value):

@@ -1,9 +1,9 @@
 """The benchmark of subjects in contexts, and the mean over its subjects.
 
 DreamBooth's (Ruiz et al. 2023, arXiv 2208.12242, section 4.1) is 30 subjects, 25 prompts and 4 pictures of each. It is
-the repository google/dreambooth: a folder of pictures a subject, and ``prompts_and_classes.txt``, which holds a table of
-names and class words, and two lists of prompts, for objects and for live subjects, written as Python. That is read as
-text and never run.
+the repository google/dreambooth: a folder of pictures a subject, and ``prompts_and_classes.txt``, which holds names and
+class words, and two lists of prompts, for objects and for live subjects, written as Python. That is read as text and
+never run.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _after(lines: Sequence[str], wanted: str, file: Path) -> int:
 def mean(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Means over the subjects of ``scores``, ``untrained`` and ``real``; of scores with 95 % bootstrap intervals over
     the subjects, where there are several."""
-    found = {end: _mean([row[end] for row in rows]) for end in ("scores", "untrained", "real")}  # type: ignore[literal-required]
+    found = {end: _mean([row[end] for row in rows]) for end in ("scores", "untrained", "real")}
     if len(rows) > 1:
         values = {name: torch.tensor([row["scores"][name] for row in rows]) for name in found["scores"]}
         found["scores"] = subject.means(values)

@@ -72,7 +72,7 @@ def write_protocol(file: Path, report: Mapping[str, Any], sheets: Mapping[str, I
     """
     report = finite(report)
     rows, mean = report["subjects"], report["mean"]
-    metrics = [name for name in METRICS if name in mean["scores"]]
+    metrics = [name for name in METRICS if any(name in mean[end] for end in ("scores", "untrained", "real"))]
     heads = "".join(f'<th scope="col">{text}</th>' for text in ["", *(METRICS[name][0] for name in metrics)])
     lines = [f"<tr>{heads}</tr>"]
     for row in rows:
@@ -165,8 +165,9 @@ def _levels(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, fl
     found: dict[str, dict[str, float]] = {}
     for metric in METRICS:
         for end, title in (("floor", "untrained"), ("ceiling", "real")):
-            values = [(one.get(end) or {}).get(metric) for one in subjects.values()]
-            if values and None not in values:
+            found_here = [(one.get(end) or {}).get(metric) for one in subjects.values()]
+            values = [value for value in found_here if value is not None]
+            if values and len(values) == len(subjects):
                 found.setdefault(metric, {})[title] = sum(values) / len(values)
     return found
 

@@ -3,6 +3,7 @@
 from limner.run.exporting import export
 from limner.run.job import Job, build, load_prior, open_run, pictures, resolve
 from limner.run.judging import demo, evaluate
+from limner.run.protocol import evaluate_protocol
 from limner.run.showing import sample
 from limner.run.training import train
 
@@ -11,6 +12,7 @@ __all__ = [
     "build",
     "demo",
     "evaluate",
+    "evaluate_protocol",
     "export",
     "load_prior",
     "open_run",
