@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from limner.cli.main import main
+from limner.config import PersonalizeConfig
 from limner.config.personalize import Concept
 from limner.data.auditing import subject
 from limner.data.builtin.subjects import subjects
+from limner.errors import DataError
 from limner.evaluate.features import eye
 from limner.priors.common import is_common
 from limner.priors.mini import mini
+from limner.run.checking import warn
+from limner.run.data import load_subjects
 
 TIGER = ("--for", "dreambooth", "--class-word", "tiger")
 
@@ -79,10 +86,10 @@ def test_mixed_sizes_are_named_with_what_is_cut(tmp_path: Path, capsys: pytest.C
 
 def test_a_picture_of_another_subject_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = training("tiger", tmp_path / "tiger")
-    training("taxi", folder, 1, "car")
+    training("toolbox", folder, 1, "box")
     code, found = check(capsys, folder, *TIGER)
     (outlier,) = found["outlier"]
-    assert code == 0 and outlier["file"].endswith("car0.webp")
+    assert code == 0 and outlier["file"].endswith("box0.webp")
 
 
 def test_three_pictures_are_too_few_to_tell_an_outlier() -> None:
@@ -142,8 +149,18 @@ def test_two_concepts_cannot_share_a_picture(tmp_path: Path, capsys: pytest.Capt
     (dog / "also.webp").write_bytes((tiger / "2.webp").read_bytes())
     code, found = check(capsys, "--for", "dreambooth", "--concepts", f"sks tiger={tiger}, zwx dog={dog}")
     (finding,) = found["shared-picture"]
-    assert code == 1 and {finding["file"][-11:], finding["cause"].split(",")[0][-14:]} & {"tiger/2.webp"[-11:]}
+    assert code == 1 and finding["file"].endswith("dog/also.webp") and "tiger/2.webp" in finding["cause"]
     assert "'sks tiger' and 'zwx dog'" in finding["cause"]
+
+
+def test_a_run_is_told_the_warnings_and_stopped_by_errors(tmp_path: Path) -> None:
+    said = io.StringIO()
+    data = training("tiger", tmp_path / "tiger", 2)
+    for trigger, error in (("fox", ""), ("tiger", "its class word too")):
+        config = PersonalizeConfig(method="dreambooth", data=str(data), trigger=trigger, class_word="tiger")
+        with pytest.raises(DataError, match=error) if error else nullcontext():
+            warn(config, mini(), load_subjects(config), Console(file=said))
+    assert "2 pictures of 'fox tiger'" in said.getvalue() and "means something to the prior" in said.getvalue()
 
 
 def test_a_concept_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
