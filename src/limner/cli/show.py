@@ -96,25 +96,23 @@ def report(report: Mapping[str, Any], page: Path) -> None:
 
 
 def benchmark(report: Mapping[str, Any], page: Path) -> None:
-    """A benchmark's subjects, a row each, their mean, and what the untrained prior and real pictures reach."""
+    """The mean over a benchmark's subjects, beside what the untrained prior and real pictures reach."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from limner.evaluate.subject_report import METRICS
 
-    mean = report["mean"]
-    metrics = [name for name in METRICS if name in mean["scores"]]
+    ends = [report["mean"][end] for end in ("untrained", "scores", "real")]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for name in metrics:
-        table.add_column(METRICS[name][0], justify="right")
-    rows = [(row["subject"], row["scores"]) for row in report["subjects"]]
-    rows.append((f"mean of {len(rows)} of {report['num_subjects']} subjects", mean["scores"]))
-    for title, values in [*rows, ("untrained prior", mean["untrained"]), ("real pictures", mean["real"])]:
-        table.add_row(title, *(_number(values.get(name)) for name in metrics))
+    for title in ("untrained", "these runs", "real"):
+        table.add_column(title, justify="right")
+    for name, (title, _) in METRICS.items():
+        if any(name in values for values in ends):
+            table.add_row(title, *(_number(values.get(name), values.get(f"{name}_interval")) for values in ends))
     Console().print(table)
-    print(f"intervals, pictures and kinds of contexts: {page}")
+    print(f"mean of {len(report['subjects'])} of {report['num_subjects']} subjects; each one's, and pictures: {page}")
 
 
 def _number(value: float | None, interval: Sequence[float] | None = None) -> str:

@@ -75,9 +75,6 @@ class PersonalizeConfig(MethodConfig):
         "folder of a CLIP model"
     )  # fmt: skip
     score_pictures: int = Field(4, ge=2, description="pictures drawn of each prompt for a score")
-    patience: int = Field(
-        0, ge=0, description="end after so many scores without a better one; 0 goes on to the last step"
-    )
 
     @property
     def subjects(self) -> tuple[Concept, ...]:
@@ -89,7 +86,7 @@ class PersonalizeConfig(MethodConfig):
     def _read_concepts(cls, given: Any) -> Any:
         if not isinstance(given, str):
             return given
-        found = []
+        found = list[dict[str, str]]()
         for part in filter(None, (part.strip() for part in given.split(","))):
             words, equals, data = part.partition("=")
             trigger, _, class_word = words.strip().partition(" ")
@@ -123,7 +120,8 @@ class PersonalizeConfig(MethodConfig):
                     raise ValueError(
                         f"preservation {self.preservation} needs the class_word of '{concept.trigger}', such as dog"
                     )
-        if self.concepts and self.model_fields_set & {"data", "trigger", "class_word"}:
+        own = {name: type(self).model_fields[name].default for name in ("data", "trigger", "class_word")}
+        if self.concepts and any(getattr(self, name) != default for name, default in own.items()):
             raise ValueError("concepts bring their own data, trigger and class_word")
         if self.stream:
             raise ValueError("stream is for data too large to number, and a subject has a few pictures")

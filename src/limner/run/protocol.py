@@ -21,7 +21,7 @@ from torch import Tensor
 from limner.config import PersonalizeConfig
 from limner.config.personalize import Concept, class_prompt
 from limner.data.prepare import open_picture
-from limner.errors import ConfigError, DataError, RunError
+from limner.errors import ConfigError, DataError, PriorError, RunError
 from limner.evaluate import dreambench, features, subject_report
 from limner.evaluate.dreambench import PICTURES_EACH, Row, Subject
 from limner.run.class_pictures import draw
@@ -69,7 +69,7 @@ def evaluate_protocol(
     flat = [name for names in taught for name in names]
     if double := {name for name in flat if flat.count(name) > 1}:
         raise ConfigError(f"two of them learnt {min(double)}.", "score them one by one")
-    judges = Judges(features.eye()) if known is None else Judges(features.load(clip), features.load_dino(dino))
+    judges = Judges(features.eye()) if known is None else _judges(clip, dino)
     judges.clip.model.to(device())
     if judges.dino:
         judges.dino.model.to(device())
@@ -96,6 +96,17 @@ def evaluate_protocol(
     file = (out or runs[0]) / "dreambench.json"
     subject_report.write_protocol(file, report, sheets)
     return json.loads(file.read_text(encoding="utf-8")), file
+
+
+def _judges(clip: str, dino: str) -> Judges:
+    try:
+        return Judges(features.load(clip), features.load_dino(dino))
+    except PriorError as error:
+        raise PriorError(
+            str(error),
+            f"two models compare, {clip} and {dino}: fetch both where there is a network (hf download NAME), or give "
+            "their folders with --clip and --dino",
+        ) from None
 
 
 @dataclass(frozen=True)
