@@ -96,6 +96,16 @@ def test_a_run_of_two_subjects_on_the_benchmark(ground: Path, capsys: pytest.Cap
     assert json.loads((ground / "run" / "dreambench.json").read_text()) == said  # the same pictures again
 
 
+def test_its_own_scores_are_a_table_too(ground: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(ground / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "sks can" in said
+    assert "zwx cat" in said
+    text = (ground / "run" / "report.html").read_text()
+    assert "margin" in text  # of two subjects, each drawn and compared with both
+    assert "step 2" in text
+
+
 def test_what_cannot_be_scored_is_said(ground: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no subject of the built-in data") as error:
         run.evaluate_protocol([ground / "run"])

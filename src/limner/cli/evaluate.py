@@ -61,5 +61,7 @@ def evaluate(
         click.echo(file.read_text(encoding="utf-8"), nl=False)
     elif protocol:
         show.benchmark(report, file.with_suffix(".html"))
+    elif "subjects" in report:
+        show.subjects(report, file.with_suffix(".html"))
     else:
         show.report(report, file.with_suffix(".html"))

@@ -97,22 +97,33 @@ def report(report: Mapping[str, Any], page: Path) -> None:
 
 def benchmark(report: Mapping[str, Any], page: Path) -> None:
     """The mean over a benchmark's subjects, beside what the untrained prior and real pictures reach."""
+    mean = report["mean"]
+    _scores("", mean["untrained"], mean["scores"], mean["real"])
+    print(f"mean of {len(report['subjects'])} of {report['num_subjects']} subjects; each one's, and pictures: {page}")
+
+
+def subjects(report: Mapping[str, Any], page: Path) -> None:
+    """Each subject that a run has learnt, beside what the untrained prior and real pictures reach."""
+    for words, found in report["subjects"].items():
+        _scores(words, found["floor"], found, found["ceiling"])
+    print(f"pictures and curves: {page}")
+
+
+def _scores(title: str, *ends: Mapping[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from limner.evaluate.subject_report import METRICS
 
-    ends = [report["mean"][end] for end in ("untrained", "scores", "real")]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for title in ("untrained", "these runs", "real"):
-        table.add_column(title, justify="right")
-    for name, (title, _) in METRICS.items():
-        if any(name in values for values in ends):
-            table.add_row(title, *(_number(values.get(name), values.get(f"{name}_interval")) for values in ends))
+    table.add_column(title)
+    for name in ("untrained", "trained", "real"):
+        table.add_column(name, justify="right")
+    for key, (name, _) in METRICS.items():
+        if any(values.get(key) is not None for values in ends):
+            table.add_row(name, *(_number(values.get(key), values.get(f"{key}_interval")) for values in ends))
     Console().print(table)
-    print(f"mean of {len(report['subjects'])} of {report['num_subjects']} subjects; each one's, and pictures: {page}")
 
 
 def _number(value: float | None, interval: Sequence[float] | None = None) -> str:
