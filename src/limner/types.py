@@ -175,7 +175,7 @@ class Update:
 
     what: str | tuple[str, ...]
     loss: Tensor
-    log: dict[str, float] = field(default_factory=dict)
+    log: dict[str, float | Tensor] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,12 +9,10 @@ from limner.priors.sd import StableDiffusion
 
 FOLDER = Path(__file__).parents[1] / "assets" / "mini"
 
-# What it knows of contexts is the colour of the ground. Three of its fourteen, which no test picture of the data set
-# ``subjects`` has.
+# What it knows of contexts is the colour of the ground. Two of its fourteen, which no picture of ``subjects`` has.
 CONTEXTS = (
     "a 3D render of a {}",
     "a 3D render of a {} on a grey background",
-    "a 3D render of a {} on a beige background",
     "a 3D render of a {} on a brown background",
 )
 

@@ -26,7 +26,7 @@ from limner.errors import ConfigError, RunError
 from limner.evaluate.report import write_text
 from limner.priors import placing
 from limner.priors.adapters import summary
-from limner.run import adapters, class_pictures
+from limner.run import adapters, checking, class_pictures
 from limner.run.job import VALIDATION_SEED, Job, build, config_of, device, pictures
 from limner.run.scoring import Scorer
 from limner.sampling.images import contact_sheet, save_png, to_pil
@@ -103,7 +103,8 @@ def trainer_of(job: Job, folder: Path, accelerator: Accelerator) -> Trainer:
     """What trains a job, and now and then scores it and draws with it."""
     config = job.config
     schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
-    score, look = functools.partial(_score, job), functools.partial(_grid, job, folder)
+    score: Callable[[int], dict[str, float]] = functools.partial(_score, job)
+    look: Callable[[int], None] = functools.partial(_grid, job, folder)
     if isinstance(config, PersonalizeConfig):
         score, look = (scorer := Scorer(job, folder)).score, scorer.look
     return Trainer(
@@ -173,6 +174,8 @@ def _tell(job: Job, on: torch.device) -> None:
     adapters.tell(job.config.adapters, job.config.start_from)
     if job.config.adapter != "full":
         console.print(summary(job.method.prior.network, job.config), highlight=False)
+    if isinstance(job.config, PersonalizeConfig):
+        checking.warn(job.config, job.method.prior, job.train.samples, console)
     if idle := placing.idle(job.config, on):
         console.print(idle)
     _tell_of_cut_captions(job)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from limner.config import MethodConfig
+from limner.config import MethodConfig, PersonalizeConfig
 from limner.data.encode import PICTURES_AT_ONCE, TEXTS_AT_ONCE
 from limner.methods.base import Method
 from limner.train.counting import Count
@@ -78,7 +78,7 @@ def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -
     del text
 
     two = config.model_copy(update={"accumulate": min(2, config.accumulate)})
-    trainer = Trainer(method, two, Path(), _unused, dict, print, Accelerator(cpu=count.device.type == "cpu"))
+    trainer = Trainer(method, two, Path(), _unused, lambda _: {}, print, Accelerator(cpu=count.device.type == "cpu"))
     weights = [weight for learner in trainer.learners.values() for weight in learner.weights]
     found.learned = sum(weight.nbytes for weight in weights)
     batch = functools.partial(_batch, method, count.device)
@@ -148,11 +148,11 @@ def _batch(method: Method, device: torch.device, latent_CHW: tuple[int, ...], nu
         condition_BCHW = torch.empty(num, 3, *sides, device=device)
     if method.config.masked_loss != "off":
         weight_B1HW = torch.empty(num, 1, *latent_CHW[1:], device=device)
-    return Batch(
+    made = Batch(
         step=step,
         keys=[""] * num,
         captions=[""] * num,
-        meta=[{}] * num,
+        meta=[_meta(method)] * num,
         mean_BCHW=mean_BCHW,
         std_BCHW=torch.empty_like(mean_BCHW),
         text=method.null.map(lambda part: part.expand(num, *part.shape[1:]).clone()),
@@ -160,6 +160,15 @@ def _batch(method: Method, device: torch.device, latent_CHW: tuple[int, ...], nu
         dice=Dice(0, step, range(num), device),
         weight_B1HW=weight_B1HW,
     )
+    config = method.config
+    keeps = isinstance(config, PersonalizeConfig) and config.preservation == "pictures"
+    return replace(made, kept=replace(made, dice=Dice(1, step, range(num), device))) if keeps else made
+
+
+def _meta(method: Method) -> dict[str, str]:
+    """What methods read of a picture's meta."""
+    config = method.config
+    return {"class_word": config.subjects[0].class_word} if isinstance(config, PersonalizeConfig) else {}
 
 
 def _unused(start: int, stop: int) -> Iterator[Batch]:

@@ -60,8 +60,8 @@ class Trainer:
         self.method, self.config, self.accelerator = method, config, accelerator
         self.batches, self.score, self.sample = batches, score, sample
         self.folder, self.checkpoints = folder, folder / "checkpoints"
-        learns = method.learns()
-        self.learners = {name: Learner(learns[name], method.learning_rate(name), config) for name in learns}
+        learns = method.learns().items()
+        self.learners = {name: Learner(module, method.learning_rate(name), config) for name, module in learns}
         self.step = self.saved_step = 0
         self.pictures_per_step = config.batch_size * config.accumulate * accelerator.num_processes
         self.best: dict[str, float] | None = None
@@ -113,8 +113,8 @@ class Trainer:
     @property
     def _stale(self) -> bool:
         """Whether the last ``patience`` scores were no better than the best."""
-        patience, best = self.config.patience, self.best
-        return bool(patience and best) and self.step - best["step"] >= patience * self.config.evaluate_every
+        most, best = self.config.patience * self.config.evaluate_every, self.best
+        return best is not None and 0 < most <= self.step - best["step"]
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -170,8 +170,7 @@ class Trainer:
         rows = [(step, {key: float(value) for key, value in row.items()}) for step, row in self._unread]
         self._unread = []
         for step, row in rows:
-            bad = [key for key, value in row.items() if not math.isfinite(value)]
-            if bad:
+            if bad := [key for key, value in row.items() if not math.isfinite(value)]:
                 good = checkpoint.all_of(self.checkpoints)
                 kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint had been written yet"
                 raise TrainingError(
@@ -191,8 +190,7 @@ class Trainer:
     def _anyone(self, asked: bool) -> bool:
         if self.accelerator.num_processes == 1:
             return asked
-        flag = torch.tensor(int(asked), device=self.accelerator.device)
-        torch.distributed.all_reduce(flag)
+        torch.distributed.all_reduce(flag := torch.tensor(int(asked), device=self.accelerator.device))
         return bool(flag)
 
     def _on_main(self, look: Callable[[], None]) -> None:

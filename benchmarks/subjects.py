@@ -1,0 +1,124 @@
+"""Every method that learns a subject, on the built-in subjects, between floor and ceiling; and diffusers' script.
+
+    python benchmarks/subjects.py --out scratch/subjects                                 # the table of methods
+    python benchmarks/subjects.py --out scratch/subjects --scripts diffusers/examples    # DreamBooth-LoRA against it
+    python benchmarks/subjects.py --out scratch/subjects --subjects dog --methods lora   # a part of it
+
+Each run is the real command in a process of its own, timed from start to end, class pictures and scores included; then
+``limner evaluate RUN ... --protocol dreambench`` scores all runs of a method. What is there already is not run again. The
+settings below were chosen on tiger and taxi, and on other contexts than the benchmark's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from limner.evaluate.subject import place
+
+HERE = Path(__file__).parent
+SUBJECTS = (
+    "dog", "peacock", "bee", "butterfly", "avocado", "eggplant", "ghost", "snowman", "telescope", "toolbox",
+)  # fmt: skip
+TEMPLATE = "a 3D render of a {trigger} {class_word}"
+WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,conv_shortcut,time_emb_proj"
+LAYERS = {"adapter_targets": WIDE, "learning_rate": "2e-3"}
+COMMON = {
+    "caption_template": TEMPLATE, "caption_from": "data", "masked_loss": "mask", "class_pictures": "48",
+    "save_every": "100000", "sample_every": "100000",
+}  # fmt: skip
+METHODS: dict[str, tuple[str, dict[str, str]]] = {
+    "dreambooth lora": ("dreambooth", {"adapter": "lora", **LAYERS}),
+    "dreambooth lora, teacher": ("dreambooth", {"adapter": "lora", "preservation": "teacher", **LAYERS}),
+    "dreambooth lora, nothing kept": ("dreambooth", {"adapter": "lora", "preservation": "off", **LAYERS}),
+    "dreambooth dora": ("dreambooth", {"adapter": "dora", **LAYERS}),
+    "dreambooth full": ("dreambooth", {"adapter": "full", "learning_rate": "1e-3"}),
+    "textual inversion": ("textual_inversion", {"num_vectors": "2"}),
+    "pivotal": ("pivotal", {"inversion_share": "0.3", **LAYERS}),
+    "custom diffusion": ("custom_diffusion", {"learning_rate": "1e-3"}),
+}
+SCRIPT = "dreambooth/train_dreambooth_lora.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where runs and figures go")
+    parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--methods", default=",".join(METHODS).replace(", ", "; "), help="; stands for a comma")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--scripts", type=Path, help="diffusers' examples: compare with its DreamBooth-LoRA script")
+    parser.add_argument("--peer-rate", default="2e-3", help="the script's learning rate; its default is 5e-4")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    subjects = options.subjects.split(",")
+    if options.scripts:
+        print(versus(options, subjects))
+    else:
+        names = [name.strip().replace(";", ",") for name in options.methods.split(",")]
+        print(table({name: scored(options.out, name, subjects, options.steps) for name in names}))
+
+
+def train(out: Path, name: str, subject: str, steps: int, **more: str) -> float:
+    """Train one run, unless it is there; seconds from the start of the command to its end."""
+    method, flags = METHODS[name]
+    clock = out / "seconds.txt"
+    if not clock.is_file():
+        fields = {**COMMON, **flags, "data": f"subjects:{subject}", "class_word": subject, "steps": str(steps)}
+        fields |= {"evaluate_every": str(-(-steps // 2)), "out": str(out), **more}
+        words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", value)]
+        start = time.monotonic()
+        limner("train", method, *words)
+        clock.write_text(str(time.monotonic() - start))
+    return float(clock.read_text())
+
+
+def limner(*words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "limner", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"limner {' '.join(words)}\n{(done.stdout + done.stderr)[-3000:]}\nfailed")
+
+
+def scored(out: Path, name: str, subjects: list[str], steps: int) -> dict[str, Any]:
+    """The runs of a method over the subjects: the protocol's report, seconds and megabytes (means)."""
+    folder = out / name.replace(" ", "-").replace(",", "")
+    runs = [folder / subject for subject in subjects]
+    seconds = [train(run, name, subject, steps) for run, subject in zip(runs, subjects, strict=True)]
+    return protocol(folder, runs) | {"seconds": seconds, "megabytes": megabytes(runs[0])}
+
+
+def protocol(folder: Path, runs: list[Path]) -> dict[str, Any]:
+    """The report of ``limner evaluate ... --protocol dreambench`` on these runs."""
+    file = folder / f"{len(runs)}" / "dreambench.json"
+    if not file.is_file():
+        limner("evaluate", *map(str, runs), "--protocol", "dreambench", "--out", str(file.parent))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def megabytes(run: Path) -> float:
+    """Of what was learnt, in 32 bit."""
+    return next(iter(sorted((run / "checkpoints").glob("step-*/ema.safetensors")))).stat().st_size / 1e6
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown: in coloured grounds, the contexts that the built-in prior knows; places between floor and ceiling."""
+    lines = ["| method | subject | place | place, decoded | prompt | drift | copied | minutes | MB |", "|---|" + "---|" * 8]
+    for name, report in found.items():
+        own, floor, real = (kind_of(report, end) for end in ("scores", "untrained", "real"))
+        places = [place(own["subject"], floor["subject"], real[key]) for key in ("subject", "decoded")]
+        minutes = sum(report["seconds"]) / len(report["seconds"]) / 60
+        cells = [
+            f"{own['subject']:.3f}", *(f"{value:.0%}" for value in places), f"{own['prompt']:.3f}", f"{own['drift']:.3f}",
+            f"{own['copied']:.2f}", f"{minutes:.1f}", f"{report['megabytes']:.2f}",
+        ]  # fmt: skip
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
