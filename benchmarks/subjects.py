@@ -1,19 +1,17 @@
-"""Every method that learns a subject, on the built-in subjects, between floor and ceiling; and diffusers' script.
+"""Every method that learns a subject, on the built-in subjects, between floor and ceiling.
 
-    python benchmarks/subjects.py --out scratch/subjects                                 # the table of methods
-    python benchmarks/subjects.py --out scratch/subjects --scripts diffusers/examples    # DreamBooth-LoRA against it
-    python benchmarks/subjects.py --out scratch/subjects --subjects dog --methods lora   # a part of it
+    python benchmarks/subjects.py --out scratch/subjects
+    python benchmarks/subjects.py --out scratch/subjects --subjects dog,ghost --methods "dreambooth lora,pivotal"
 
 Each run is the real command in a process of its own, timed from start to end, class pictures and scores included; then
-``limner evaluate RUN ... --protocol dreambench`` scores all runs of a method. What is there already is not run again. The
-settings below were chosen on tiger and taxi, and on other contexts than the benchmark's.
+``limner evaluate RUN ... --protocol dreambench`` scores all runs of a method. What is there already is not run again.
+The settings below were chosen on tiger and taxi, and on other contexts than the benchmark's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,7 +20,6 @@ from typing import Any
 
 from limner.evaluate.subject import place
 
-HERE = Path(__file__).parent
 SUBJECTS = (
     "dog", "peacock", "bee", "butterfly", "avocado", "eggplant", "ghost", "snowman", "telescope", "toolbox",
 )  # fmt: skip
@@ -31,7 +28,7 @@ WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,co
 LAYERS = {"adapter_targets": WIDE, "learning_rate": "2e-3"}
 COMMON = {
     "caption_template": TEMPLATE, "caption_from": "data", "masked_loss": "mask", "class_pictures": "48",
-    "save_every": "100000", "sample_every": "100000",
+    "guidance_scale": "1.5", "save_every": "100000", "sample_every": "100000",
 }  # fmt: skip
 METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "dreambooth lora": ("dreambooth", {"adapter": "lora", **LAYERS}),
@@ -43,7 +40,6 @@ METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "pivotal": ("pivotal", {"inversion_share": "0.3", **LAYERS}),
     "custom diffusion": ("custom_diffusion", {"learning_rate": "1e-3"}),
 }
-SCRIPT = "dreambooth/train_dreambooth_lora.py"
 
 
 def main() -> None:
@@ -52,16 +48,11 @@ def main() -> None:
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--methods", default=",".join(METHODS).replace(", ", "; "), help="; stands for a comma")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--scripts", type=Path, help="diffusers' examples: compare with its DreamBooth-LoRA script")
-    parser.add_argument("--peer-rate", default="2e-3", help="the script's learning rate; its default is 5e-4")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     subjects = options.subjects.split(",")
-    if options.scripts:
-        print(versus(options, subjects))
-    else:
-        names = [name.strip().replace(";", ",") for name in options.methods.split(",")]
-        print(table({name: scored(options.out, name, subjects, options.steps) for name in names}))
+    names = [name.strip().replace(";", ",") for name in options.methods.split(",")]
+    print(table({name: scored(options.out, name, subjects, options.steps) for name in names}))
 
 
 def train(out: Path, name: str, subject: str, steps: int, **more: str) -> float:
@@ -106,18 +97,29 @@ def megabytes(run: Path) -> float:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """Markdown: in coloured grounds, the contexts that the built-in prior knows; places between floor and ceiling."""
-    lines = ["| method | subject | place | place, decoded | prompt | drift | copied | minutes | MB |", "|---|" + "---|" * 8]
+    """Markdown, a row a method: means over the subjects; place is 0 at the floor and 1 at the ceiling."""
+    first = next(iter(found.values()))["mean"]
+    lines = ["| | subject | place | prompt | drift | copied | diversity | minutes | MB |", "|---|" + "---|" * 8]
+    for name, end in (("untrained, told its looks", first["untrained"]), ("real pictures", first["real"])):
+        lines.append(row(name, end, first, "", ""))
     for name, report in found.items():
-        own, floor, real = (kind_of(report, end) for end in ("scores", "untrained", "real"))
-        places = [place(own["subject"], floor["subject"], real[key]) for key in ("subject", "decoded")]
-        minutes = sum(report["seconds"]) / len(report["seconds"]) / 60
-        cells = [
-            f"{own['subject']:.3f}", *(f"{value:.0%}" for value in places), f"{own['prompt']:.3f}", f"{own['drift']:.3f}",
-            f"{own['copied']:.2f}", f"{minutes:.1f}", f"{report['megabytes']:.2f}",
-        ]  # fmt: skip
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        mean, seconds = report["mean"], report["seconds"]
+        minutes = f"{sum(seconds) / len(seconds) / 60:.1f}"
+        lines.append(row(name, mean["scores"], mean, minutes, f"{report['megabytes']:.2f}"))
     return "\n".join(lines)
+
+
+def row(name: str, scores: dict[str, Any], mean: dict[str, Any], minutes: str, megabytes: str) -> str:
+    where = place(scores["subject"], mean["untrained"]["subject"], mean["real"]["subject"])
+    interval = scores.get("subject_interval")
+    ends = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    keys = ("prompt", "drift", "copied", "diversity")
+    cells = [
+        f"{scores['subject']:.3f}{ends}",
+        f"{where:.0%}",
+        *(f"{scores[k]:.3f}" if k in scores else "" for k in keys),
+    ]
+    return f"| {name} | " + " | ".join([*cells, minutes, megabytes]) + " |"
 
 
 if __name__ == "__main__":
