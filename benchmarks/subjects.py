@@ -25,7 +25,7 @@ SUBJECTS = (
 )  # fmt: skip
 TEMPLATE = "a 3D render of a {trigger} {class_word}"
 WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,conv_shortcut,time_emb_proj"
-LAYERS = {"adapter_targets": WIDE, "learning_rate": "2e-3"}
+LAYERS = {"adapter_targets": WIDE, "learning_rate": "1e-3"}
 COMMON = {
     "caption_template": TEMPLATE, "caption_from": "data", "masked_loss": "mask", "class_pictures": "48",
     "guidance_scale": "1.5", "save_every": "100000", "sample_every": "100000",
