@@ -194,6 +194,7 @@ def test_every_checkpoint_is_scored_on_pictures_and_the_best_is_kept(ground: Pat
         expected = max(0, row["validation/subject"]) * max(0, row["validation/prompt"])
         assert row["validation/score"] == pytest.approx(expected)
         assert {"validation/drift", "validation/diversity", "validation/copying"} <= row.keys()
+        assert row["validation/subject_low"] <= row["validation/subject"] <= row["validation/subject_high"]
         sheet = Image.open(folder / "samples" / f"score-{row['step']:06d}.png")
         assert json.loads(sheet.text["limner"])["step"] == row["step"]  # type: ignore[attr-defined]
     best = max(rows, key=lambda row: row["validation/score"])["step"]

@@ -14,16 +14,22 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 170, 52, 22, 12
 MAX_POINTS = 150
 
 
-def curve(title: str, points: Sequence[tuple[float, float]], levels: Mapping[str, float] | None = None) -> str:
+def curve(
+    title: str,
+    points: Sequence[tuple[float, float]],
+    levels: Mapping[str, float] | None = None,
+    intervals: Sequence[tuple[float, float, float]] = (),
+) -> str:
     """A line through (step, value); more than 150 points are averaged in equal spans. Not finite: left out.
 
-    ``levels`` are values to compare with, such as what real pictures reach, each a line across with its name.
+    ``levels`` are values to compare with, such as what real pictures reach, each a line across with its name;
+    ``intervals`` (step, low, high), each a line up and down.
     """
     points, levels = _averaged([point for point in points if isfinite(point[1])]), levels or {}
     if not points:
         return ""
     x_0, x_1 = _range([x for x, _ in points])
-    y_0, y_1 = _range([*(y for _, y in points), *levels.values()])
+    y_0, y_1 = _range([*(y for _, y in points), *levels.values(), *(end for _, *ends in intervals for end in ends)])
 
     def place(x: float, y: float) -> str:
         across = LEFT + (x - x_0) / (x_1 - x_0) * (WIDTH - LEFT - 8)
@@ -41,6 +47,8 @@ def curve(title: str, points: Sequence[tuple[float, float]], levels: Mapping[str
         marks += (
             f'<text x="{WIDTH - 8}" y="{float(y) - 3:.1f}" text-anchor="end">{html.escape(name)} {value:.3g}</text>'
         )
+    for x, low, high in intervals:
+        marks += f'<path class="interval" d="M{place(x, low)}L{place(x, high)}"/>'
     axis = f"M{LEFT},{TOP}V{HEIGHT - BOTTOM}H{WIDTH - 8}"
     labels = [(LEFT - 5, TOP + 8, "end", y_1), (LEFT - 5, HEIGHT - BOTTOM, "end", y_0)]
     labels += [(LEFT, HEIGHT - 6, "start", x_0), (WIDTH - 8, HEIGHT - 6, "end", x_1)]

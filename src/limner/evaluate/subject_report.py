@@ -31,6 +31,7 @@ METRICS = {
     "copying": ("copying", "likeness to the nearest training picture"),
     "copied": ("copied", "share nearer to a training picture than these are to each other"),
 }
+ENDS = ("_low", "_high")  # of a score's interval, in the log
 NOTE = (
     "Small figures are 95 % bootstrap intervals over prompts (drift: over pictures): they do not cover other training "
     "seeds. Numbers of different embedders, and of different real pictures, do not compare."
@@ -174,11 +175,14 @@ def _levels(subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, fl
 
 def _curves(log: Sequence[Mapping[str, Any]], levels: Mapping[str, Mapping[str, float]]) -> str:
     keys = dict.fromkeys(key for row in log for key in row if key.startswith(("validation/", "loss/")))
+    keys = {key: None for key in keys if not key.endswith(ENDS)}
     drawn = []
     for key in sorted(keys, key=lambda key: key.startswith("loss/")):
         metric = key.removeprefix("validation/")
         points = [(row["step"], row[key]) for row in log if row.get(key) is not None]
-        drawn.append(chart.curve(METRICS.get(metric, (key,))[0], points, levels.get(metric)))
+        low, high = (key + end for end in ENDS)
+        intervals = [(row["step"], row[low], row[high]) for row in log if row.get(low) is not None]
+        drawn.append(chart.curve(METRICS.get(metric, (key,))[0], points, levels.get(metric), intervals))
     return "\n".join(drawn) or "<p>No training log.</p>"
 
 

@@ -79,8 +79,12 @@ class Scorer:
         drawn = [self.drawn(number) for number in range(len(self.real))]
         found = [self.worth(number, pictures) for number, pictures in enumerate(drawn)]
         self._sheet(drawn, f"score-{step:06d}", step)
-        keys = [key for key in METRICS if all(key in one for one in found)]
-        return {key: sum(one[key] for one in found) / len(found) for key in keys}
+        numbers = [_numbers(one) for one in found]
+        return {
+            key: sum(one[key] for one in numbers) / len(numbers)
+            for key in numbers[0]
+            if all(key in one for one in numbers)
+        }
 
     def _sheet(self, drawn: list[Tensor], name: str, step: int) -> None:
         sheet = contact_sheet([to_pil(row) for pictures in drawn for row in pictures], [], blocks=len(drawn))
@@ -105,3 +109,14 @@ class Scorer:
             bare = draw(self.job, class_prompt(self.config.caption_template, word), self.seed + 1, range(NUM_CLASS))
         prompts = [context.replace("{}", word or "thing") for context in self.contexts]
         return subject.score(drawn_NKCHW, prompts, self.real[number], bare, self.embed, self.embed.texts)
+
+
+def _numbers(found: dict[str, Any]) -> dict[str, float]:
+    """A subject's scores, and the ends of their intervals as ``subject_low`` and ``subject_high``."""
+    numbers: dict[str, float] = {}
+    for key in METRICS:
+        if key in found:
+            numbers[key] = found[key]
+        if f"{key}_interval" in found:
+            numbers[f"{key}_low"], numbers[f"{key}_high"] = found[f"{key}_interval"]
+    return numbers
