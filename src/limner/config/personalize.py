@@ -118,7 +118,8 @@ class PersonalizeConfig(MethodConfig):
             for concept in self.subjects:
                 if not concept.class_word:
                     raise ValueError(
-                        f"preservation {self.preservation} needs the class_word of '{concept.trigger}', such as dog"
+                        f"no class_word says what kind of thing '{concept.trigger}' is",
+                        "give --class-word dog, or what it is; without one, --preservation off",
                     )
         own = {name: type(self).model_fields[name].default for name in ("data", "trigger", "class_word")}
         if self.concepts and any(getattr(self, name) != default for name, default in own.items()):

@@ -29,7 +29,8 @@ def resolve(kind: type[MethodConfig], flags: dict[str, Any], file: Path | None =
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown option '{name}'{where}.", did_you_mean(name, kind.model_fields)) from None
         if not first["loc"]:
-            raise ConfigError(first["msg"].removeprefix("Value error, ") + ".", "change one of the two") from None
+            said, *hints = first["ctx"]["error"].args
+            raise ConfigError(f"{said}.", *(hints or ["change one of the two"])) from None
         description = kind.model_fields[str(first["loc"][0])].description or ""
         given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
         said = first["msg"].removeprefix("Value error, ").lower()
