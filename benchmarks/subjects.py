@@ -85,7 +85,7 @@ def scored(out: Path, name: str, subjects: list[str], steps: int) -> dict[str, A
 
 def protocol(folder: Path, runs: list[Path]) -> dict[str, Any]:
     """The report of ``limner evaluate ... --protocol dreambench`` on these runs."""
-    file = folder / f"{len(runs)}" / "dreambench.json"
+    file = folder / "+".join(run.parent.name if run.name == "opened" else run.name for run in runs) / "dreambench.json"
     if not file.is_file():
         limner("evaluate", *map(str, runs), "--protocol", "dreambench", "--out", str(file.parent))
     return json.loads(file.read_text(encoding="utf-8"))
