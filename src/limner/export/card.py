@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from limner import __version__
 from limner.export.header import About, Kind
 
+WHAT = {"full": "a fine-tuned model", "control": "a ControlNet", "words": "a textual inversion"}
 
-def card(about: About, kind: Kind, component: str, pipeline: str, file: str, proof: str) -> str:
+
+def card(
+    about: About, kind: Kind, component: str, pipeline: str, file: str, proof: str, more: Sequence[str] = ()
+) -> str:
     """The card as Markdown, with the front matter that the hub reads.
 
     Args:
@@ -14,8 +20,9 @@ def card(about: About, kind: Kind, component: str, pipeline: str, file: str, pro
         pipeline: the stock class that opens it.
         file: the name of the file with the weights; '' where a folder holds them.
         proof: the sentence that says what was proven.
+        more: how the text encoders and words beside it are used: lines of Python after ``pipe``, else sentences.
     """
-    what = {"full": "a fine-tuned model", "control": "a ControlNet"}.get(kind.name, f"a {kind.name} adapter")
+    what = WHAT.get(kind.name, f"a {kind.name} adapter")
     front = {
         "base_model": about.base,
         "license": about.base_license,
@@ -27,7 +34,7 @@ def card(about: About, kind: Kind, component: str, pipeline: str, file: str, pro
     lines += [f"This is {what} of {about.base}, made by limner {__version__} with the method {about.method}.", ""]
     if about.trigger:
         lines += [f"Its word is **{about.trigger}**{f' ({about.class_word})' if about.class_word else ''}.", ""]
-    lines += ["## Use", "", *_use(about, kind, component, pipeline, file), "", "## What it was made of", ""]
+    lines += ["## Use", "", *_use(about, kind, component, pipeline, file, more), "", "## What it was made of", ""]
     lines += ["| | |", "|---|---|"]
     facts = {
         "data": f"{about.data}, {about.num_images} pictures (sha256 of names and captions {about.data_sha256[:16]})",
@@ -43,20 +50,22 @@ def card(about: About, kind: Kind, component: str, pipeline: str, file: str, pro
     return "\n".join(lines)
 
 
-def _use(about: About, kind: Kind, component: str, pipeline: str, file: str) -> list[str]:
+def _use(about: About, kind: Kind, component: str, pipeline: str, file: str, more: Sequence[str]) -> list[str]:
     if kind.target in ("kohya", "comfyui"):
         place = {"full": "checkpoints" if about.family in ("sd", "sdxl") else "diffusion_models"}
         place |= {"control": "controlnet"}
         where = place.get(kind.name, "loras")
-        return [f"Put `{file}` into ComfyUI's `models/{where}`, or where your program looks for such files."]
+        own = [f"Put `{file}` into ComfyUI's `models/{where}`, or where your program looks for such files."]
+        return [*(own if kind.name != "words" else []), *more]
     code = ["```python", "import diffusers", ""]
     if kind.name == "full":
-        return [*code, f'pipe = diffusers.{pipeline}.from_pretrained("THIS FOLDER")', "```"]
+        return [*code, f'pipe = diffusers.{pipeline}.from_pretrained("THIS FOLDER")', *more, "```"]
     if kind.name == "control":
         code += ['control = diffusers.ControlNetModel.from_pretrained("THIS FOLDER")']
         return [*code, f'pipe = diffusers.{pipeline}.from_pretrained("{about.base}", controlnet=control)', "```"]
     code.append(f'pipe = diffusers.{pipeline}.from_pretrained("{about.base}")')
     if kind.target == "peft":
         code[1:1] = ["from peft import PeftModel"]
-        return [*code, f'pipe.{component} = PeftModel.from_pretrained(pipe.{component}, "THIS FOLDER")', "```"]
-    return [*code, 'pipe.load_lora_weights("THIS FOLDER")', "```"]
+        return [*code, f'pipe.{component} = PeftModel.from_pretrained(pipe.{component}, "THIS FOLDER")', *more, "```"]
+    own = ['pipe.load_lora_weights("THIS FOLDER")'] if kind.name != "words" else []
+    return [*code, *own, *more, "```"]

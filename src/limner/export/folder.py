@@ -62,6 +62,12 @@ def write_model(folder: Path, model: Any, fields: Mapping[str, str], dtype: torc
         (folder / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
+def write_encoder(folder: Path, encoder: Any, dtype: torch.dtype) -> None:
+    """A text encoder as transformers writes it, in place of the base's."""
+    shutil.rmtree(folder)
+    encoder.save_pretrained(folder, state_dict=held_in(encoder.state_dict(), dtype))
+
+
 def held_in(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Floating tensors in another type."""
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}

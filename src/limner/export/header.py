@@ -63,7 +63,7 @@ class About:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file holds: 'lora' and its kin with rank and alpha as the file has them, 'control', or all ('full')."""
+    """What a file holds: 'lora' and its kin with rank and alpha as the file has them, 'control', 'words', or 'full'."""
 
     name: str
     target: str
@@ -128,12 +128,12 @@ def _architecture(about: About) -> str:
 
 
 def _suffix(kind: str) -> str:
-    return {"full": "", "control": "/controlnet", "dora": "/lora"}.get(kind, f"/{kind}")
+    return {"full": "", "control": "/controlnet", "dora": "/lora", "words": "/textual-inversion"}.get(kind, f"/{kind}")
 
 
 def _implementation(family: str, kind: Kind) -> str:
     """Whose names the tensors have."""
-    if kind.target in ("diffusers", "peft") or kind.name == "control":
+    if kind.target in ("diffusers", "peft") or kind.name in ("control", "words"):
         return DIFFUSERS
     if family == "sd":
         return SGM if kind.name == "full" else DIFFUSERS

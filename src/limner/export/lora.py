@@ -13,6 +13,7 @@ diagonal. Its rank is the sum of ranks, and alpha grows with it, so that the sca
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from limner.priors.names import Home, homes
 Tensors = dict[str, Tensor]
 
 TARGETS = ("diffusers", "peft", "kohya", "comfyui")
+CLIP = "text_model."  # around the layers of a CLIP text encoder; transformers 5 leaves it out
 FUSED = ("sd3", "flux", "flux2")
 # Kinds that stock diffusers reads from a file of the target, so that the file can be proven. None: of every family.
 PROVEN: dict[tuple[str, str], tuple[str, ...] | None] = {
@@ -77,10 +79,10 @@ def diffusers_layout(adapter: Adapter) -> tuple[Tensors, dict[str, Any]]:
 
     The scale is in the weights: readers older than that header, and readers of other programs, take it for 1.
     """
-    adapter = adapter.baked()
+    adapter = in_clip_text_model(adapter.baked())
     tensors = {f"{adapter.component}.{name}": tensor for name, tensor in _flat(adapter).items()}
     kind = "alpha" if adapter.kind == "lokr" else "lora_alpha"
-    about: dict[str, Any] = {"r": adapter.rank, kind: adapter.rank, "target_modules": sorted(adapter.layers)}
+    about: dict[str, Any] = {"r": adapter.rank, kind: adapter.rank, "target_modules": _targets(adapter)}
     if adapter.kind == "dora":
         about["use_dora"] = True
     if adapter.kind == "lokr":
@@ -94,6 +96,31 @@ def peft_layout(adapter: Adapter) -> tuple[Tensors, dict[str, Any]]:
         **adapter.config,
         "inference_mode": True,
     }
+
+
+def in_clip_text_model(adapter: Adapter) -> Adapter:
+    """The adapter of a text encoder under the names of all transformers before 5, which readers of both take."""
+    if not adapter.component.startswith("text_encoder"):
+        return adapter
+    layers = {f"{CLIP}{module.removeprefix(CLIP)}": parts for module, parts in adapter.layers.items()}
+    return replace(adapter, layers=layers)
+
+
+def _targets(adapter: Adapter) -> list[str]:
+    """The names by which peft finds the layers: their ends are enough, and hold for every transformers."""
+    return sorted(module.removeprefix(CLIP) for module in adapter.layers)
+
+
+def kohya_text_layout(adapter: Adapter, family: str) -> Tensors:
+    """An adapter of a CLIP text encoder under the names of kohya's trainers: lora_te_ for SD, lora_te1_, lora_te2_."""
+    number = "" if family == "sd" else "2" if adapter.component == "text_encoder_2" else "1"
+    adapter = in_clip_text_model(adapter if adapter.kind == "lora" else adapter.baked())
+    tensors: Tensors = {}
+    for module, own in adapter.layers.items():
+        parts = _lycoris(own) | {"alpha": torch.tensor(adapter.scale * adapter.rank)}
+        name = f"lora_te{number}_" + module.replace(".", "_")
+        tensors |= {f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
+    return tensors
 
 
 def comfyui_layout(adapter: Adapter, family: str, rows: Callable[[str], int], modules: list[str]) -> Tensors:

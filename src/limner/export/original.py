@@ -140,9 +140,12 @@ def open_clip_tensors(text: Any) -> Tensors:
 
 
 def _text_state(text: nn.Module) -> Tensors:
-    """The state of a CLIPTextModel(WithProjection) as transformers 5 names it, whichever wrote it."""
-    state = text.state_dict()
-    return {name.removeprefix("text_model."): t for name, t in state.items() if not name.endswith("position_ids")}
+    """The state of a CLIPTextModel(WithProjection) as transformers 5 names it, whichever wrote it.
+
+    New words are left out: there is no room in the vocabulary, so they have files of their own.
+    """
+    state = {name: t for name, t in text.state_dict().items() if not name.endswith(("position_ids", "new_KD"))}
+    return {name.removeprefix("text_model."): t for name, t in state.items()}
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:

@@ -16,20 +16,26 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from limner.export import stock, verify
+from limner.export import stock, stock_text, verify
+from limner.export import words as new_words
 from limner.export.header import About
-from limner.export.write import Result, single_file
+from limner.export.result import Result
+from limner.export.write import single_file
 from limner.methods.base import Method
 from limner.priors.base import Prior
+from limner.priors.words import Words
+from limner.types import Cond
 
 NUM_STEPS = 8  # a divisor of 1000, so that the times are whole numbers in every scheduler
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture of the run: its caption, its condition picture in [-1, 1], its first latent, and itself in [0, 1]."""
+    """One picture of the run: its caption, as text and as the network is told it, its condition picture in [-1, 1],
+    its first latent, and itself in [0, 1]."""
 
     caption: str
+    told: Cond
     condition_1CHW: Tensor | None
     noise_1CHW: Tensor
     picture_CHW: Tensor
@@ -37,7 +43,9 @@ class Example:
 
 def example(method: Method, caption: str, condition_1CHW: Tensor | None, noise_1CHW: Tensor) -> Example:
     """What limner draws: in fp32, without guidance, by DDIM or Euler without noise."""
-    return Example(caption, condition_1CHW, noise_1CHW, _draw(method, caption, condition_1CHW, noise_1CHW))
+    with torch.no_grad():
+        told = method.prior.encode_text([caption])
+    return Example(caption, told, condition_1CHW, noise_1CHW, _draw(method, caption, condition_1CHW, noise_1CHW))
 
 
 def prove(out: Path, target: str, result: Result, method: Method, seen: Example, about: About, dtype: str) -> str:
@@ -51,11 +59,16 @@ def prove(out: Path, target: str, result: Result, method: Method, seen: Example,
     prior.parts.release()
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         pipeline = _opened(out, target, result, about)
-        num = _compared(pipeline, result, dtype)
+        num, alike = _compared(pipeline, out, target, result, dtype), ""
         pipeline.to(device)
+        if result.learnt_text and _takes_words(result):
+            verify.check_text(
+                seen.told, stock_text.encode(pipeline, prior.family, seen.caption, prior.num_tokens), dtype
+            )
+            alike = ", understood its caption alike"
         why = _no_pipeline(result, about)
         if why:
-            _put_into(method, pipeline, result, out)
+            _put_into(method, pipeline, result, out, target)
             theirs = _draw(method, seen.caption, seen.condition_1CHW, seen.noise_1CHW)
         else:
             theirs = stock.draw(
@@ -72,10 +85,13 @@ def prove(out: Path, target: str, result: Result, method: Method, seen: Example,
     who = f"diffusers {diffusers.__version__}"
     if why:
         kind = type(getattr(pipeline, prior.component)).__name__
-        read = f"No pipeline of {who} draws as this run does ({why}). Its {kind} read all {num} from the file"
-        read += ", and in limner's own sampler drew"
+        reader = "its parts" if result.learnt_text else f"its {kind}"
+        if not _takes_words(result):
+            reader = "limner" if result.what == "words" else f"{reader} and limner"
+        read = f"No pipeline of {who} draws as this run does ({why}): {reader} read all {num} from the file"
+        read += f"{alike}, and in limner's own sampler drew"
     else:
-        read = f"{type(pipeline).__name__} of {who} read all {num} and drew"
+        read = f"{type(pipeline).__name__} of {who} read all {num}{alike} and drew"
     allowed_most, allowed_mean = verify.ALLOWED[dtype]
     return (
         f"{read} the run's first sample again from the same noise: pixels differ by at most {most:.1g} of 1 "
@@ -92,10 +108,23 @@ def _draw(method: Method, caption: str, condition_1CHW: Tensor | None, noise_1CH
 
 def _opened(out: Path, target: str, result: Result, about: About) -> Any:
     """The stock pipeline with what the files hold."""
+    family = result.prior.family
+    pipeline = _opened_network(out, target, result, about)
+    if result.words and _takes_words(result):
+        names = new_words.files(result.names, target)
+        stock_text.load_words(pipeline, {word: out / name for word, name in names.items()}, new_words.KEYS[family])
+    return pipeline
+
+
+def _opened_network(out: Path, target: str, result: Result, about: About) -> Any:
     prior = result.prior
+    if result.what == "words":
+        return stock.open_pipeline(prior.source)
     if result.what == "adapter":
         pipeline = stock.open_pipeline(prior.source)
         stock.load_adapter(pipeline, prior.component, out, target)
+        for name in result.text if target == "peft" else ():
+            stock.load_adapter(pipeline, name, out / name, target)
         return pipeline
     if result.what == "control":
         file = None if target == "diffusers" else single_file(out, about)
@@ -106,8 +135,31 @@ def _opened(out: Path, target: str, result: Result, about: About) -> Any:
     return stock.load_single_file(file, prior.family, prior.component, prior.source, network, result.pipeline)
 
 
-def _compared(pipeline: Any, result: Result, dtype: str) -> str:
-    """How many layers or weights were compared, in words."""
+def _takes_words(result: Result) -> bool:
+    """Whether the family's stock pipelines take new words, if there are any."""
+    return not result.words or result.prior.family in new_words.READ["diffusers"]
+
+
+def _compared(pipeline: Any, out: Path, target: str, result: Result, dtype: str) -> str:
+    """How many layers, weights and vectors were compared, in words."""
+    num = [_compared_network(pipeline, result, dtype)] if result.what != "words" else []
+    for name, adapter in result.text.items():
+        verify.check_adapter(adapter, getattr(pipeline, name), dtype)
+        num.append(f"{len(adapter.layers)} layers of {name}")
+    for name, encoder in result.encoders.items():
+        verify.check_weights(encoder.state_dict(), getattr(pipeline, name), dtype)
+        num.append(f"{len(encoder.state_dict())} weights of {name}")
+    if result.words:
+        if _takes_words(result):
+            theirs = {name: stock_text.vectors_of(pipeline, name, words) for name, words in result.words.items()}
+        else:
+            theirs = new_words.read(out, target, result.prior.family, result.names)
+        verify.check_words(result.words, theirs, dtype)
+        num += [f"{len(vectors)} vectors of {word}" for word, vectors in next(iter(result.words.values())).items()]
+    return " and ".join(filter(None, [", ".join(num[:-1]), num[-1]]))
+
+
+def _compared_network(pipeline: Any, result: Result, dtype: str) -> str:
     network = getattr(pipeline, result.prior.component)
     if result.adapter is not None:
         verify.check_adapter(result.adapter, network, dtype)
@@ -123,6 +175,8 @@ def _no_pipeline(result: Result, about: About) -> str:
     """Why no stock pipeline draws as the run does; '' where one does."""
     if result.beside:
         return "its " + " and ".join(result.beside) + " is limner's own"
+    if not _takes_words(result):
+        return "its pipelines of this family take no new words"
     if not stock.can_draw(about.family, about.prediction):
         return "its pipelines of Stable Diffusion know no flow"
     if result.what == "control":
@@ -137,12 +191,17 @@ def _told(prior: Prior) -> dict[str, Any]:
     return {"guidance_scale": prior.distilled_guidance, "max_sequence_length": prior.num_tokens}  # type: ignore[attr-defined]
 
 
-def _put_into(method: Method, pipeline: Any, result: Result, out: Path) -> None:
+def _put_into(method: Method, pipeline: Any, result: Result, out: Path, target: str) -> None:
     """What was read from the files, in the method that drew the picture before."""
     prior = method.prior
     if result.what == "control":
         prior.control = pipeline.controlnet
     else:
         prior.network = getattr(pipeline, prior.component)
+    if result.words:
+        read = new_words.read(out, target, prior.family, result.names)
+        for name, part in method.learns()["words"].named_children():
+            if isinstance(part, Words):
+                part.new_KD.data.copy_(torch.cat(list(read[name].values())))
     for name, module in result.beside.items():
         module.load_state_dict(load_file(out / f"{name}.safetensors"))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limner.errors import ExportError
 from limner.export.adapter import Adapter, adapter_of
 from limner.export.stock import KEPT
+from limner.types import Cond
 
 # A pixel, in [0, 1], may move by so much at most, and by so much on average. Both sides compute in fp32; what is left
 # is the order of sums, and the rounding of weights that are written in 16 bits. docs/export.md says what was measured.
@@ -58,6 +59,36 @@ def check_weights(ours: Mapping[str, Tensor], network: Any, dtype: str) -> None:
     for name, tensor in ours.items():
         if not torch.equal(tensor.to(DTYPES[dtype]).float().cpu(), theirs[name].float().cpu()):
             raise ExportError(f"the weight {name} was read otherwise than it was written.", KEPT)
+
+
+def check_words(
+    ours: Mapping[str, Mapping[str, Tensor]], theirs: Mapping[str, Mapping[str, Tensor]], dtype: str
+) -> None:
+    """Every vector of every new word must have come into every text encoder.
+
+    Raises:
+        ExportError: one came changed.
+    """
+    for encoder, words in ours.items():
+        for word, vectors in words.items():
+            if not torch.equal(vectors.to(DTYPES[dtype]).float().cpu(), theirs[encoder][word].float().cpu()):
+                raise ExportError(f"{encoder} has read the word {word} otherwise than it was written.", KEPT)
+
+
+def check_text(ours: Cond, theirs: tuple[Tensor, Tensor | None], dtype: str) -> None:
+    """The stock pipeline must make of the caption what limner makes of it.
+
+    Raises:
+        ExportError: it does not.
+    """
+    for what, own, other in zip(("tokens", "summary"), (ours.tokens_BLD, ours.pooled_BD), theirs, strict=True):
+        if own is None or other is None:
+            continue
+        if own.shape != other.shape:
+            raise ExportError(f"the caption's {what} are {tuple(other.shape)}, not {tuple(own.shape)}.", KEPT)
+        error = (own.cpu().float() - other.cpu().float()).abs().max()
+        if not error <= 10 * ROUNDING[dtype] * own.abs().max():
+            raise ExportError(f"the written model reads the caption otherwise: its {what} differ.", KEPT)
 
 
 def check_pixels(ours_CHW: Tensor, theirs_CHW: Tensor, dtype: str) -> tuple[float, float]:

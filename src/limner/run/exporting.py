@@ -19,24 +19,21 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from limner.config import MethodConfig, dump
+from limner.config import MethodConfig, PersonalizeConfig, dump
 from limner.errors import ConfigError, DataError, ExportError, did_you_mean
-from limner.export import proof, stock
+from limner.export import proof, words
 from limner.export import write as writing
-from limner.export.adapter import adapter_of, fold
+from limner.export.adapter import fold
 from limner.export.card import card
 from limner.export.header import About, Kind
 from limner.export.lora import TARGETS
+from limner.export.result import Result, prediction, result_of
 from limner.export.verify import DTYPES
-from limner.export.write import Result
 from limner.methods.base import Method
-from limner.priors import paths
 from limner.priors.base import Prior
 from limner.run.job import VALIDATION_SEED, build, device, open_run
 from limner.train import cost
 from limner.types import Dice
-
-PREDICTIONS = ((paths.V, "v"), (paths.Eps, "epsilon"), (paths.Flow, "flow"))
 
 console = Console(stderr=True)
 
@@ -95,12 +92,14 @@ def export(
 def _write(run: Path, out: Path, target: str, merged: bool, proven: bool, dtype: str, device: torch.device) -> str:
     """Write ``out``, whatever was there, and prove it; what was proven."""
     config, method, step = open_run(run, device, plain=True)
-    result = _result(config, method, merged)
+    result = result_of(config, method, merged)
     writing.refuse(result, target, proven)
     about = _about(run, config, method.prior, step)
     seen = _example(config, method, device) if proven else None
     if merged:
         method.prior.network = fold(method.prior.network)
+        for encoder in result.encoders.values():
+            fold(encoder)
     if result.pipeline and result.widened:
         _rescale_planes(method.prior)
     shutil.rmtree(out, ignore_errors=True)
@@ -113,56 +112,9 @@ def _write(run: Path, out: Path, target: str, merged: bool, proven: bool, dtype:
     return said
 
 
-def _result(config: MethodConfig, method: Method, merged: bool) -> Result:
-    """What of the run is written.
-
-    Raises:
-        ExportError: what an adapter's file cannot hold, or what no pipeline of diffusers is made of.
-    """
-    prior, learns = method.prior, method.learns()
-    if not (prior.source / "model_index.json").is_file():
-        raise ExportError(
-            f"{config.prior} is no diffusers folder, and nothing else can be written or proven.",
-            "use a diffusers folder as prior",
-        )
-    if merged and config.adapter == "full":
-        raise ExportError("the run has no adapter to merge.", "leave --merge out")
-    beside = {name: module for name, module in learns.items() if name not in ("network", "control")}
-    if "control" in learns:
-        return Result("control", "control", prior, pipeline=stock.CONTROLS.get(prior.family), beside=beside)
-    network: Any = prior.network
-    base = json.loads((prior.source / prior.component / "config.json").read_text(encoding="utf-8"))
-    own, kind = writing.shapes(network), type(network)
-    widened = own != writing.shapes(writing.bare(kind, base))
-    if widened and own != writing.shapes(writing.bare(kind, network.config)):
-        raise ExportError(
-            f"diffusers' {kind.__name__} has no configuration for the wider input of this run.",
-            "train on another prior, or with controlnet",
-        )
-    drawable = widened and stock.can_draw(prior.family, _prediction(prior))
-    pipeline = stock.PLANES.get(prior.family) if drawable else None
-    if config.adapter == "full" or merged:
-        return Result("network", "full", prior, None, pipeline, widened, beside)
-    if widened:
-        raise ExportError(
-            "an adapter's file cannot hold the wider input of this run.", "--merge writes the whole model"
-        )
-    if config.adapters:
-        raise ExportError(
-            f"the run's adapter stands on {config.adapters[0]}, which was merged into the base before.",
-            "--merge writes the whole model",
-        )
-    adapter = adapter_of(network, prior.component)
-    return Result("adapter", adapter.kind, prior, adapter, beside=beside)
-
-
-def _prediction(prior: Prior) -> str:
-    return next(name for kind, name in PREDICTIONS if isinstance(prior.path, kind))
-
-
 def _example(config: MethodConfig, method: Method, device: torch.device) -> proof.Example:
     """The first held-out sample of the run, from the noise of its sample grids; without its data something simple."""
-    caption, condition = " ".join(filter(None, [config.trigger, config.class_word])) or "a picture", None
+    caption, condition = _words_of(config) or "a picture", None
     if method.condition_px:
         condition = _disc(method.condition_px)
     with contextlib.suppress(DataError):  # the data may be gone
@@ -173,6 +125,13 @@ def _example(config: MethodConfig, method: Method, device: torch.device) -> proo
             condition = loader.condition(first)[None] if method.condition_px else None
     noise = Dice(VALIDATION_SEED, 0, range(1), device).normal(*method.prior.latent_CHW)
     return proof.example(method, caption, None if condition is None else condition.to(device), noise)
+
+
+def _words_of(config: MethodConfig) -> str:
+    """What the run calls what it has learnt, the first of several: 'sks dog'."""
+    if isinstance(config, PersonalizeConfig):
+        return config.subjects[0].words
+    return " ".join(filter(None, [config.trigger, config.class_word]))
 
 
 def _disc(side_px: int) -> Tensor:
@@ -193,21 +152,22 @@ def _rescale_planes(prior: Prior) -> None:
 def _about(run: Path, config: MethodConfig, prior: Prior, step: int) -> About:
     """What is known of the run."""
     used = cost.total(run / "energy.jsonl", "train")
+    subjects = config.subjects if isinstance(config, PersonalizeConfig) else ()
     data = json.loads((run / "data.json").read_text()) if (run / "data.json").is_file() else {}
     network: Any = prior.network
     return About(
         title=re.sub(r"[^\w.-]+", "-", run.resolve().name),
         family=prior.family,
-        prediction=_prediction(prior),
+        prediction=prediction(prior),
         width=prior.token_dim,
         guided=bool(network.config.get("guidance_embeds")),
         resolution_px=prior.image_px,
         base=config.prior,
         base_license=_license(prior.source),
         method=config.method,
-        trigger=config.trigger,
-        class_word=config.class_word,
-        data=config.data,
+        trigger=", ".join(one.trigger for one in subjects) or config.trigger,
+        class_word=", ".join(one.class_word for one in subjects) or config.class_word,
+        data=", ".join(one.data for one in subjects) or config.data,
         data_sha256=data.get("sha256", ""),
         num_images=data.get("records", 0),
         steps=config.steps,
@@ -238,4 +198,11 @@ def _describe(out: Path, target: str, result: Result, about: About, said: str) -
     index = json.loads((result.prior.source / "model_index.json").read_text(encoding="utf-8"))
     pipeline = result.pipeline or index["_class_name"]
     file = writing.single_file(out, about).name
-    (out / "README.md").write_text(card(about, kind, result.prior.component, pipeline, file, said), encoding="utf-8")
+    component = result.prior.component
+    more = [
+        f'pipe.{name} = PeftModel.from_pretrained(pipe.{name}, "THIS FOLDER/{name}")'
+        for name in (result.text if target == "peft" else ())
+    ]
+    if result.words:
+        more += words.use(target, result.prior.family, result.names)
+    (out / "README.md").write_text(card(about, kind, component, pipeline, file, said, more), encoding="utf-8")
