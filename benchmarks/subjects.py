@@ -2,6 +2,7 @@
 
     python benchmarks/subjects.py --out scratch/subjects
     python benchmarks/subjects.py --out scratch/subjects --subjects dog,ghost --methods "dreambooth lora,pivotal"
+    python benchmarks/subjects.py --out scratch/subjects --methods "dreambooth lora" --sheet docs/images/subjects.png
 
 Each run is the real command in a process of its own, timed from start to end, class pictures and scores included; then
 ``limner evaluate RUN ... --protocol dreambench`` scores all runs of a method. What is there already is not run again.
@@ -18,12 +19,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from limner.config.personalize import class_prompt, told
 from limner.evaluate.subject import place
+from limner.run.class_pictures import draw
+from limner.run.job import build, config_of, device, open_run
+from limner.run.subject_judging import untrained
+from limner.sampling.images import contact_sheet, save_png, to_pil
 
 SUBJECTS = (
     "dog", "peacock", "bee", "butterfly", "avocado", "eggplant", "ghost", "snowman", "telescope", "toolbox",
 )  # fmt: skip
 TEMPLATE = "a 3D render of a {trigger} {class_word}"
+GROUNDS, SHEET_PX = ("blue", "green", "orange", "dark blue"), 96  # on which no subject was given
 WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,conv_shortcut,time_emb_proj"
 LAYERS = {"adapter_targets": WIDE, "learning_rate": "1e-3"}
 COMMON = {
@@ -48,11 +55,16 @@ def main() -> None:
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--methods", default=",".join(METHODS).replace(", ", "; "), help="; stands for a comma")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument(
+        "--sheet", type=Path, help="also a sheet of pictures of the first method, on grounds of the test"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     subjects = options.subjects.split(",")
     names = [name.strip().replace(";", ",") for name in options.methods.split(",")]
     print(table({name: scored(options.out, name, subjects, options.steps) for name in names}))
+    if options.sheet:
+        draw_sheet([folder_of(options.out, names[0]) / subject for subject in subjects], options.sheet)
 
 
 def train(out: Path, name: str, subject: str, steps: int, **more: str) -> float:
@@ -77,10 +89,14 @@ def limner(*words: str) -> None:
 
 def scored(out: Path, name: str, subjects: list[str], steps: int) -> dict[str, Any]:
     """The runs of a method over the subjects: the protocol's report, seconds and megabytes (means)."""
-    folder = out / name.replace(" ", "-").replace(",", "")
+    folder = folder_of(out, name)
     runs = [folder / subject for subject in subjects]
     seconds = [train(run, name, subject, steps) for run, subject in zip(runs, subjects, strict=True)]
     return protocol(folder, runs) | {"seconds": seconds, "megabytes": megabytes(runs[0])}
+
+
+def folder_of(out: Path, name: str) -> Path:
+    return out / name.replace(" ", "-").replace(",", "")
 
 
 def protocol(folder: Path, runs: list[Path]) -> dict[str, Any]:
@@ -120,6 +136,25 @@ def row(name: str, scores: dict[str, Any], mean: dict[str, Any], minutes: str, m
         *(f"{scores[k]:.3f}" if k in scores else "" for k in keys),
     ]
     return f"| {name} | " + " | ".join([*cells, minutes, megabytes]) + " |"
+
+
+def draw_sheet(runs: list[Path], file: Path) -> None:
+    """A row a subject: three of the given pictures, the prior before the run, and the run on grounds that are new; the
+    first picture of each prompt, none chosen."""
+    rows = []
+    for path in runs:
+        _, method, _ = open_run(path, device())
+        job = build(config_of(path), device(), method)
+        word, given = path.name, [job.train.samples[number] for number in (0, 2, 3)]
+        pictures = [job.train.truth(sample, SHEET_PX) for sample in given]
+        template = f"{TEMPLATE} on a {{ground}} background"
+        before = class_prompt(template, word).format(ground=GROUNDS[0])
+        drawn = [draw(untrained(job), before, 0, [0])]
+        drawn += [draw(job, told(template, f"sks {word}").format(ground=one), 0, [0]) for one in GROUNDS]
+        shown = [to_pil(one[None])[0] for one in pictures] + [to_pil(one)[0] for one in drawn]
+        rows.append([one.resize((SHEET_PX, SHEET_PX)) for one in shown])
+    titles = ["given"] * 3 + ["before"] + [f"on {ground}" for ground in GROUNDS]
+    save_png(contact_sheet(rows, titles), file, {})
 
 
 if __name__ == "__main__":
