@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTMod
 from limner import run
 from limner.cli.main import main
 from limner.errors import ConfigError, DataError
+from limner.run.protocol import _own_task
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEXT = """Classes
@@ -134,3 +135,11 @@ def test_missing_models_are_named(ground: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "openai/clip-vit-base-patch32" in said
     assert "facebook/dino-vits16" in said
+
+
+def test_on_the_built_in_subjects_prompts_are_the_datas_own_with_the_trigger_once(tmp_path: Path) -> None:
+    flags = {"data": "subjects:toolbox", "class_word": "toolbox", "caption_from": "data", "out": tmp_path / "run"}
+    task = _own_task(run.build(run.resolve("dreambooth", flags), torch.device("cpu")), 0)
+    assert all(prompt.count("sks toolbox") == prompt.count("sks") == 1 for prompt in task.prompts)
+    assert [prompt.replace("sks ", "") for prompt in task.prompts] == task.plain
+    assert all("toolbox in red with a black handle" in prompt and "sks" not in prompt for prompt in task.looks)

@@ -63,7 +63,8 @@ def load_splits(
 def load_subjects(config: PersonalizeConfig) -> list[Sample]:
     """The pictures of all concepts, each told in ``meta`` which one it is of (``concept``, its number; ``trigger``,
     ``class_word``, and both as ``words``) and how much it counts (``weight``): each concept the same in all, however
-    many pictures it has, times its own weight. In captions of the data the trigger is put before the class word.
+    many pictures it has, times its own weight. In captions of the data the trigger is put before the class word;
+    ``said`` is what they were.
 
     Raises:
         DataError: one cannot be read, or holds nothing to train on.
@@ -83,7 +84,7 @@ def load_subjects(config: PersonalizeConfig) -> list[Sample]:
                 sample,
                 key=prefix + sample.key,
                 caption=with_trigger(sample.caption, concept.trigger, concept.class_word),
-                meta={**sample.meta, **own},
+                meta={**sample.meta, **own, "said": sample.caption},
             )
             for sample in samples
         ]

@@ -194,13 +194,13 @@ def _own_task(job: Job, number: int) -> Task:
     word = test[0].meta["subject"]
 
     def told(sample: Sample, words: str) -> str:
-        return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _: words, sample.caption, count=1)
+        return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _: words, sample.meta["said"], count=1)
 
     return Task(
         word,
         word,
         [told(one, config.subjects[number].words) for one in test],
-        [one.caption for one in test],
+        [one.meta["said"] for one in test],
         [job.train.truth(one, side) for one in train],
         [told(one, one.meta["looks"]) for one in test],
         [one.meta["kind"] for one in test],
