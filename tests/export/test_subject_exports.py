@@ -83,10 +83,11 @@ def export(folder: Path, target: str, out: Path, **options: Any) -> str:
         ("flux", "dreambooth", TEXT, "diffusers", "layers and 8 layers of text_encoder"),
         ("sd", "dreambooth", {**TEXT, "alpha": 1.0}, "kohya", "layers and 4 layers of text_encoder"),
         ("sdxl", "dreambooth", {**TEXT, "alpha": 1.0}, "kohya", "8 layers of text_encoder_2"),
-        ("flux", "dreambooth", TEXT, "kohya", "layers and 8 layers of text_encoder"),
+        # Not kohya's: diffusers reads that of FLUX at its true widths alone.
+        ("flux", "dreambooth", TEXT, "comfyui", "layers and 8 layers of text_encoder"),
         ("sd3", "dreambooth", TEXT, "comfyui", "8 layers of text_encoder_2"),
         ("sdxl", "dreambooth", {**TEXT, "adapter": "oft"}, "peft", "8 layers of text_encoder_2"),
-        ("sd", "dreambooth", {**TEXT, "adapter": "dora"}, "diffusers", "layers and 4 layers of text_encoder"),
+        ("sd", "dreambooth", {**TEXT, "adapter": "dora"}, "peft", "layers and 4 layers of text_encoder"),
         ("sdxl", "dreambooth", {**TEXT, "adapter": "full", "learning_rate": 1e-3}, "diffusers", "of text_encoder_2"),
     ],
 )  # fmt: skip
@@ -170,6 +171,7 @@ def test_names_of_files() -> None:
         ("sd3", "textual_inversion", {"num_vectors": 2}, "diffusers", "new words of the family sd3"),
         ("sd", "textual_inversion", {"num_vectors": 3}, "peft", "peft holds adapters"),
         ("sdxl", "dreambooth", {**TEXT, "adapter": "oft"}, "diffusers", "oft adapter"),
+        ("sd", "dreambooth", {**TEXT, "adapter": "dora"}, "diffusers", "magnitudes"),
         ("flux", "dreambooth", {**TEXT, "adapter": "full"}, "comfyui", "text encoders have learnt"),
     ],
 )  # fmt: skip

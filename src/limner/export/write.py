@@ -31,6 +31,11 @@ def refuse(result: Result, target: str, proven: bool) -> None:
             f"a file of the family {family} holds the transformer alone, and the run's text encoders have learnt.",
             "use --to diffusers",
         )
+    if result.text and (target, result.kind) == ("diffusers", "dora"):
+        raise ExportError(
+            "stock diffusers reads no magnitudes for a text encoder's DoRA, and would draw something else.",
+            "--to peft takes it; --merge writes the whole model",
+        )
     if result.what == "adapter":
         lora.refuse(target, result.kind, family, proven)
     elif target == "peft" and result.what != "words":
