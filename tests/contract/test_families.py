@@ -15,11 +15,12 @@ from tiny import pairs_folder
 from tiny_families import PICTURE_PX, family_folder
 
 from limner import find, run
-from limner.config import MethodConfig
+from limner.config import MethodConfig, PersonalizeConfig
 from limner.errors import ExportError, LimnerError
 from limner.priors.glide_files import official
 from limner.priors.glide_net import NetConfig, UNet
 from limner.priors.glide_text import TextTransformer
+from limner.run.scoring import Scorer
 from limner.run.training import _grid
 from limner.train import checkpoint
 from limner.train.log import read as read_log
@@ -28,16 +29,32 @@ from limner.train.trainer import Trainer
 FAMILIES = ("sdxl", "sd3", "flux", "flux2_klein", "z_image", "qwen_image", "glide")
 METHODS = list(find.names("method"))
 # What each method is given beside the common; full fine-tuning and adapters take turns.
+SUBJECT: dict[str, Any] = {
+    "class_word": "disc", "caption_template": "a {trigger}", "prompts": "a {}", "score_pictures": 2
+}  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"resolutions_px": (PICTURE_PX // 2, PICTURE_PX), "crop": "random"},
     "concat": {"adapter": "lora", "rank": 2},
+    "dreambooth": {**SUBJECT, "preservation": "pictures", "class_pictures": 2, "adapter": "lora", "rank": 2},
+    "textual_inversion": {**SUBJECT, "num_vectors": 2},
+    "pivotal": {**SUBJECT, "preservation": "teacher", "adapter": "lora", "rank": 2},
+    "custom_diffusion": {**SUBJECT, "preservation": "teacher"},
     "piti": {"encoder_steps": 1, "token_grid": 4, "encoder_layers": 1, "adapter": "lora", "rank": 2},
 }
+# Whether the steps preserve the prior: those of pivotal tuning that learn the new word have nothing to keep.
+KEEPS = {"dreambooth": [True, True], "custom_diffusion": [True, True], "pivotal": [False, True]}
 # What cannot be, and is said before anything is read or written: these families have no ControlNet.
 REFUSED = {("controlnet", family) for family in ("flux2_klein", "z_image", "glide")}
 # What no file that diffusers knows can hold.
 UNWRITTEN = {(method, "glide"): "is no diffusers folder" for method in METHODS}
 UNWRITTEN |= {("concat", "z_image"): "no configuration for the wider input"}
+# New words that no stock pipeline takes.
+NEW_WORDS = ("textual_inversion", "pivotal", "custom_diffusion")
+UNWRITTEN |= {
+    (method, family): "new words of the family"
+    for method in NEW_WORDS
+    for family in ("sd3", "flux2_klein", "z_image", "qwen_image")
+}
 # What diffusers has the networks of, but no pipeline that draws with them as limner does.
 OUR_SAMPLER = {("concat", family) for family in ("sd3", "flux2_klein", "qwen_image")}
 OUR_SAMPLER |= {("controlnet", family) for family in ("sd3", "flux", "qwen_image")}
@@ -128,6 +145,8 @@ def test_every_method_runs_on_every_prior(ground: Path, tmp_path: Path, method: 
 
     logs = [[{**row, "seconds": 0} for row in read_log(folder / "log.jsonl")] for folder in (whole, halves)]
     assert logs[0] == logs[1]
+    if method in KEEPS:
+        assert ["loss/kept" in row for row in logs[0][:2]] == KEEPS[method]
     first, last = _saved(whole, 1), _saved(whole, 2)
     assert first != last
     assert last == _saved(halves, 2)
@@ -135,7 +154,11 @@ def test_every_method_runs_on_every_prior(ground: Path, tmp_path: Path, method: 
 
     _, opened, step = run.open_run(whole, torch.device("cpu"))
     assert step == 2
-    _grid(run.build(config, torch.device("cpu"), opened), tmp_path / "opened", 2)
+    job = run.build(config, torch.device("cpu"), opened)
+    if isinstance(config, PersonalizeConfig):
+        Scorer(job, tmp_path / "opened").look(2)
+    else:
+        _grid(job, tmp_path / "opened", 2)
     assert same(pixels(whole), pixels(tmp_path / "opened"))
     merged = method == "concat"  # its first layer is no adapter's
     if refused := UNWRITTEN.get((method, family)):

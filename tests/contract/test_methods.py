@@ -23,10 +23,13 @@ from limner.train.trainer import Trainer
 HERE = Path(__file__).parent
 OWN = sorted(str(path) for path in (HERE / "methods").glob("*.py"))
 METHODS = [*find.names("method"), *OWN]
+SUBJECT = {"class_word": "disc", "caption_template": "a {trigger}", "prompts": "a {}", "score_pictures": 2}
 SMALL: dict[str, dict[str, Any]] = {
     "piti": {"encoder_steps": 2, "token_grid": 4, "encoder_layers": 1},
     "textual_inversion": {"caption_template": "a {trigger}", "prompts": "a {}", "score_pictures": 2},
     "pivotal": {"preservation": "off", "rank": 2, "prompts": "a {}", "score_pictures": 2},
+    "dreambooth": {**SUBJECT, "class_pictures": 2, "rank": 2},
+    "custom_diffusion": {**SUBJECT, "preservation": "teacher"},
 }
 
 

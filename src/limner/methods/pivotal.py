@@ -56,7 +56,7 @@ class Pivotal(SubjectMethod):
         return self.config.words_learning_rate if name == "words" else self.config.learning_rate
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        # What is kept says nothing of the new word.
+        # What is kept says nothing of the new word; nor is a teacher asked before the network learns.
         return super().losses(replace(batch, kept=None) if self.lowers(batch) == "words" else batch)
 
     def text_of(self, batch: Batch) -> Cond:

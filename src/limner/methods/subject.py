@@ -55,7 +55,7 @@ class SubjectMethod(Method):
         """(on the subject, on what shall be kept), scalars; the second is None where nothing is kept."""
         concept_B = torch.tensor([meta.get("weight", 1.0) for meta in batch.meta], device=batch.mean_BCHW.device)
         noisy = self._noised(batch)
-        if self.config.preservation == "teacher":
+        if self.config.preservation == "teacher" and "network" in self.lowers(batch):
             own_B = self._loss(noisy)
             return (own_B * concept_B).mean(), self._from_teacher(noisy, batch).mean()
         if batch.kept is None:
