@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import tiny
 import torch
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from limner import run
 from limner.errors import ExportError
-from limner.export import verify, words
+from limner.export import stock, verify, words
 
 SMALL: dict[str, Any] = {
     "steps": 4, "batch_size": 2, "warmup_steps": 0, "image_px": 16, "rank": 2, "learning_rate": 0.02,
@@ -41,6 +40,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) ->
     """A run of a family, a method and options; each is trained once."""
     root = tmp_path_factory.mktemp("subjects")
     tiny.pairs_folder(root / "pairs")
+    tiny.pairs_folder(root / "others", side_px=20)
     bases = {**folders, "flow": tiny.prior_folder(root / "flow", "flow")}
     done: dict[str, Path] = {}
 
@@ -49,7 +49,7 @@ def train(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) ->
         if key not in done:
             values = {"prior": str(bases[family]), "out": root / f"run{len(done)}", **SMALL, **options}
             if "concepts" in options:
-                values["concepts"] = options["concepts"].replace("DATA", str(root / "pairs" / "target"))
+                values["concepts"] = options["concepts"].replace("ROOT", str(root))
             else:
                 values |= {"data": str(root / "pairs" / "target"), "class_word": "disc"}
             if method == "textual_inversion":
@@ -140,13 +140,13 @@ def test_the_calls_in_the_card_are_what_opens_it(train: Train, tmp_path: Path, f
 
 
 def test_each_of_several_words_has_a_file(train: Train, tmp_path: Path) -> None:
-    folder = train("sd", "textual_inversion", concepts="<a> disc=DATA, <b> ring=DATA", num_vectors=2)
+    folder = train(
+        "sd", "textual_inversion", concepts="<a> disc=ROOT/pairs/target, <b> ring=ROOT/others/target", num_vectors=2
+    )
     assert "2 vectors of <a> and 2 vectors of <b>" in export(folder, "diffusers", tmp_path / "out")
     held = {file.name: list(load_file(file)) for file in (tmp_path / "out").glob("*.safetensors")}
     assert held == {"learned_embeds-a.safetensors": ["<a>"], "learned_embeds-b.safetensors": ["<b>"]}
-    pipe = diffusers.DiffusionPipeline.from_pretrained(
-        prior_of(folder), local_files_only=True, safety_checker=None, torch_dtype=torch.float32
-    )
+    pipe = stock.open_pipeline(Path(prior_of(folder)))
     pipe.load_textual_inversion(tmp_path / "out", weight_name="learned_embeds-b.safetensors")
     assert pipe.tokenizer.convert_tokens_to_ids("<b>_1") == len(pipe.tokenizer) - 1
 
@@ -192,7 +192,7 @@ def test_what_came_changed_is_noticed(train: Train, tmp_path: Path, monkeypatch:
         def changed(out: Path, *given: Any) -> None:
             whole(out, *given)
             file = out / "learned_embeds.safetensors"
-            save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
+            save_file({name: tensor.flip(-1).contiguous() for name, tensor in load_file(file).items()}, file)
 
         monkeypatch.setattr(words, "write", changed)
         said = "has read the word <sks> otherwise"

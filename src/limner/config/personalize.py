@@ -79,7 +79,7 @@ class PersonalizeConfig(MethodConfig):
     @property
     def subjects(self) -> tuple[Concept, ...]:
         """What is learnt, however it was given."""
-        return self.concepts or (Concept(trigger=self.trigger, class_word=self.class_word, data=self.data),)
+        return self.concepts or (Concept(trigger=self.trigger, class_word=self.class_word, data=self.data, weight=1),)
 
     @field_validator("concepts", mode="before")
     @classmethod

@@ -122,17 +122,18 @@ def _opened_network(out: Path, target: str, result: Result, about: About) -> Any
         return stock.open_pipeline(prior.source)
     if result.what == "adapter":
         pipeline = stock.open_pipeline(prior.source)
-        stock.load_adapter(pipeline, prior.component, out, target)
+        file = single_file(out, about).name if target in ("kohya", "comfyui") else None
+        stock.load_adapter(pipeline, prior.component, out, target, file)
         for name in result.text if target == "peft" else ():
             stock.load_adapter(pipeline, name, out / name, target)
         return pipeline
     if result.what == "control":
-        file = None if target == "diffusers" else single_file(out, about)
-        return stock.open_control(out, file, prior.control, prior.source, result.pipeline)
+        control = None if target == "diffusers" else single_file(out, about)
+        return stock.open_control(out, control, prior.control, prior.source, result.pipeline)
     if target == "diffusers":
         return stock.open_pipeline(out)
-    file, network = single_file(out, about), prior.network
-    return stock.load_single_file(file, prior.family, prior.component, prior.source, network, result.pipeline)
+    whole, network = single_file(out, about), prior.network
+    return stock.load_single_file(whole, prior.family, prior.component, prior.source, network, result.pipeline)
 
 
 def _takes_words(result: Result) -> bool:

@@ -66,7 +66,7 @@ def open_pipeline(folder: Path, kind: str | None = None, **parts: Any) -> Any:
     return opened
 
 
-def load_adapter(pipeline: Any, component: str, folder: Path, target: str) -> None:
+def load_adapter(pipeline: Any, component: str, folder: Path, target: str, file: str | None = None) -> None:
     """Put the adapter in ``folder`` into a stock pipeline, by the loader that users of ``target`` have.
 
     Raises:
@@ -80,7 +80,7 @@ def load_adapter(pipeline: Any, component: str, folder: Path, target: str) -> No
                 read = PeftModel.from_pretrained(getattr(pipeline, component), folder, adapter_name="default")
                 setattr(pipeline, component, read.base_model.model)
             else:
-                pipeline.load_lora_weights(folder, adapter_name="default", local_files_only=True)
+                pipeline.load_lora_weights(folder, weight_name=file, adapter_name="default", local_files_only=True)
         except (ValueError, TypeError, KeyError, RuntimeError, AssertionError, IndexError) as error:
             raise ExportError(
                 f"{folder}: {type(pipeline).__name__} cannot read the adapter: {first_line(error)}.", KEPT

@@ -58,10 +58,11 @@ def refuse(target: str, family: str, alone: bool) -> None:
 def files(words: Iterable[str], target: str) -> dict[str, str]:
     """Word -> name of its file."""
     words = list(words)
-    named = {word: re.sub(r"[^\w.-]+", "", word) or "word" for word in words}
-    for i, word in enumerate(words):
-        if list(named.values()).count(named[word]) > 1:
-            named[word] += f"-{i + 1}"
+    bare = [re.sub(r"[^\w.-]+", "", word) or "word" for word in words]
+    named = {
+        word: name if bare.count(name) == 1 else f"{name}-{i}"
+        for i, (word, name) in enumerate(zip(words, bare, strict=True), start=1)
+    }
     if target in ("kohya", "comfyui"):
         return {word: f"{name}.safetensors" for word, name in named.items()}
     if len(words) == 1:

@@ -48,7 +48,7 @@ class SubjectMethod(Method):
         if kept is None:
             yield Update(self.lowers(batch), own)
         else:
-            log = {"loss/subject": own.detach(), "loss/kept": kept.detach()}
+            log: dict[str, float | Tensor] = {"loss/subject": own.detach(), "loss/kept": kept.detach()}
             yield Update(self.lowers(batch), own + self.config.preservation_weight * kept, log)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
