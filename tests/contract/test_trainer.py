@@ -166,7 +166,7 @@ def test_the_best_checkpoint_is_kept_and_opened(ground: Path, tmp_path: Path) ->
     config = configure(ground, tmp_path / "run", "finetune", "v", steps=6, save_every=1, evaluate_every=1, keep=1)
     scores = iter([1.0, 3.0, 2.0, 0.0, 1.0, 2.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("limner.run.training._score", lambda job: {"score": next(scores)})
+        patch.setattr("limner.run.training._score", lambda job, step: {"score": next(scores)})
         run.train(config)
     assert [path.name for path in checkpoint.all_of(config.out / "checkpoints")] == ["step-000002", "step-000006"]
     assert run.open_run(config.out, torch.device("cpu"))[2] == 2

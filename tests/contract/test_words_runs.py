@@ -13,7 +13,7 @@ from tiny_families import PICTURE_PX, family_folder
 from limner import run
 from limner.config import MethodConfig
 from limner.errors import LimnerError
-from limner.priors.words import learnt
+from limner.priors.new_words import learnt
 from limner.run.weighing import weigh
 from limner.train import checkpoint
 from limner.train.log import read as read_log

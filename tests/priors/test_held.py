@@ -23,8 +23,8 @@ from limner.methods.base import Method
 from limner.priors import placing
 from limner.priors.base import Prior
 from limner.priors.folder import Loading
+from limner.priors.held_parts import Parts
 from limner.priors.open import open_prior
-from limner.priors.parts import Parts
 from limner.run.job import build_method, open_run, resolve
 from limner.types import Cond
 

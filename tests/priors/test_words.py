@@ -20,8 +20,8 @@ from limner.config import AdapterConfig
 from limner.errors import PriorError
 from limner.priors.base import Prior
 from limner.priors.folder import Loading
+from limner.priors.new_words import learnt
 from limner.priors.open import open_prior
-from limner.priors.words import learnt
 from limner.types import Cond
 
 PLAIN, NEW = "a red fox", "a <cat> fox"

@@ -23,7 +23,7 @@ from limner.export.result import Result
 from limner.export.write import single_file
 from limner.methods.base import Method
 from limner.priors.base import Prior
-from limner.priors.words import Words
+from limner.priors.new_words import Words
 from limner.types import Cond
 
 NUM_STEPS = 8  # a divisor of 1000, so that the times are whole numbers in every scheduler

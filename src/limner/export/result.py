@@ -17,7 +17,7 @@ from limner.export.adapter import Adapter, adapter_of
 from limner.methods.base import Method
 from limner.priors import paths
 from limner.priors.base import Prior
-from limner.priors.words import learnt
+from limner.priors.new_words import learnt
 
 PREDICTIONS = ((paths.V, "v"), (paths.Eps, "epsilon"), (paths.Flow, "flow"))
 # Modules that have a place of their own in what is written.

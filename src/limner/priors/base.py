@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from limner.config import AdapterConfig
 from limner.errors import PriorError
-from limner.priors import adapters, words
-from limner.priors.parts import Parts
+from limner.priors import adapters, new_words
+from limner.priors.held_parts import Parts
 from limner.priors.paths import Path
 from limner.priors.tokens import Tokenizer
 from limner.types import Cond, Tokens
@@ -200,7 +200,7 @@ class Prior(ABC):
         return nn.ModuleDict(adapted)
 
     def add_words(self, starts: Mapping[str, str], num_vectors: int) -> nn.ModuleDict:
-        """New words that learn, each of ``num_vectors`` vectors in every text encoder: its name -> ``words.Words``.
+        """New words that learn, each of ``num_vectors`` vectors in every text encoder: its name -> ``new_words.Words``.
 
         Once a prior. What captions without them say stays as it was.
 
@@ -214,7 +214,7 @@ class Prior(ABC):
             if any(tokenizer.knows(word) for tokenizer in self.readers.values()):
                 raise PriorError(f"'{word}' is a word that {self.source} knows.", f"choose another, such as <{word}>")
         added = {
-            name: words.add(self.parts.keep(name), tokenizer, starts, num_vectors)
+            name: new_words.add(self.parts.keep(name), tokenizer, starts, num_vectors)
             for name, tokenizer in self.readers.items()
         }
         return nn.ModuleDict(added)

@@ -25,7 +25,7 @@ from limner.priors.glide_net import UNet
 from limner.priors.glide_path import PicturePath, base_path, upsampler_path
 from limner.priors.glide_text import ConditionEncoder, TextTransformer
 from limner.priors.glide_tokens import tokenizer
-from limner.priors.parts import Parts
+from limner.priors.held_parts import Parts
 from limner.priors.widening import widen_conv
 from limner.types import Cond, Tokens
 

@@ -19,7 +19,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from limner.priors.adapters import JOINT_ATTENTION, TEXT_KEYS
 from limner.priors.base import Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
-from limner.priors.parts import Parts
+from limner.priors.held_parts import Parts
 from limner.priors.shifts import flow_of
 from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens

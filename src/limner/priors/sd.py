@@ -16,7 +16,7 @@ from limner.errors import PriorError
 from limner.priors import autoencoder, paths
 from limner.priors.base import Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
-from limner.priors.parts import Parts
+from limner.priors.held_parts import Parts
 from limner.priors.widening import widen_conv
 from limner.types import Cond, Tokens
 

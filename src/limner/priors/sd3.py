@@ -20,7 +20,7 @@ from limner.priors import autoencoder
 from limner.priors.adapters import JOINT_ATTENTION, TEXT_KEYS
 from limner.priors.base import Prior
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
-from limner.priors.parts import Parts
+from limner.priors.held_parts import Parts
 from limner.priors.paths import Flow
 from limner.priors.shifts import flow_of
 from limner.priors.widening import widen_conv

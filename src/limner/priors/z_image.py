@@ -17,7 +17,7 @@ from limner.priors import autoencoder
 from limner.priors.base import Prior
 from limner.priors.chat import ChatTokenizer
 from limner.priors.folder import DTYPES, PLAIN, DiffusersFolder, Loading
-from limner.priors.parts import Parts
+from limner.priors.held_parts import Parts
 from limner.priors.shifts import flow_of
 from limner.priors.widening import widen_linear
 from limner.types import Cond, Tokens

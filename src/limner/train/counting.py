@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from limner.priors.parts import Parts
+from limner.priors.held_parts import Parts
 
 # What is made of nothing (arange, randn, a list of numbers) has contents up to this many numbers: code may look into
 # masks, lengths and times. What has met a weight has none.
