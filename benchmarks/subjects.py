@@ -140,7 +140,7 @@ def row(name: str, scores: dict[str, Any], mean: dict[str, Any], minutes: str, m
 
 def draw_sheet(runs: list[Path], file: Path) -> None:
     """A row a subject: three of the given pictures, the prior before the run, and the run on grounds that are new; the
-    first picture of each prompt, none chosen."""
+    first picture of each prompt, none chosen, each from noise of its own."""
     rows = []
     for path in runs:
         _, method, _ = open_run(path, device())
@@ -150,7 +150,8 @@ def draw_sheet(runs: list[Path], file: Path) -> None:
         template = f"{TEMPLATE} on a {{ground}} background"
         before = class_prompt(template, word).format(ground=GROUNDS[0])
         drawn = [draw(untrained(job), before, 0, [0])]
-        drawn += [draw(job, told(template, f"sks {word}").format(ground=one), 0, [0]) for one in GROUNDS]
+        asked = [told(template, f"sks {word}").format(ground=one) for one in GROUNDS]
+        drawn += [draw(job, prompt, 0, [place]) for place, prompt in enumerate(asked)]
         shown = [to_pil(one[None])[0] for one in pictures] + [to_pil(one)[0] for one in drawn]
         rows.append([one.resize((SHEET_PX, SHEET_PX)) for one in shown])
     titles = ["given"] * 3 + ["before"] + [f"on {ground}" for ground in GROUNDS]
