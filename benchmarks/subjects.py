@@ -1,6 +1,6 @@
 """Every method that learns a subject, on the built-in subjects, between floor and ceiling.
 
-    python benchmarks/subjects.py --out scratch/subjects
+    python benchmarks/subjects.py --out scratch/subjects --at-once 2
     python benchmarks/subjects.py --out scratch/subjects --subjects dog,ghost --methods "dreambooth lora,pivotal"
     python benchmarks/subjects.py --out scratch/subjects --methods "dreambooth lora" --sheet docs/images/subjects.png
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ SUBJECTS = (
 TEMPLATE = "a 3D render of a {trigger} {class_word}"
 GROUNDS, SHEET_PX = ("blue", "green", "orange", "dark blue"), 96  # on which no subject was given
 WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,conv_shortcut,time_emb_proj"
-LAYERS = {"adapter_targets": WIDE, "learning_rate": "1e-3"}
+LAYERS = {"adapter_targets": WIDE, "rank": "32", "alpha": "32", "learning_rate": "3e-3"}
 COMMON = {
     "caption_template": TEMPLATE, "caption_from": "data", "masked_loss": "mask", "class_pictures": "48",
     "guidance_scale": "1.5", "save_every": "100000", "sample_every": "100000",
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--methods", default=",".join(METHODS).replace(", ", "; "), help="; stands for a comma")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side, which share the cores between them")
     parser.add_argument(
         "--sheet", type=Path, help="also a sheet of pictures of the first method, on grounds of the test"
     )
@@ -62,7 +65,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     subjects = options.subjects.split(",")
     names = [name.strip().replace(";", ",") for name in options.methods.split(",")]
-    print(table({name: scored(options.out, name, subjects, options.steps) for name in names}))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // options.at_once))
+    with ThreadPoolExecutor(options.at_once) as pool:
+        found = {name: scored(pool, options.out, name, subjects, options.steps) for name in names}
+        print(table({name: report.result() for name, report in found.items()}))
     if options.sheet:
         draw_sheet([folder_of(options.out, names[0]) / subject for subject in subjects], options.sheet)
 
@@ -87,12 +93,17 @@ def limner(*words: str) -> None:
         raise SystemExit(f"limner {' '.join(words)}\n{(done.stdout + done.stderr)[-3000:]}\nfailed")
 
 
-def scored(out: Path, name: str, subjects: list[str], steps: int) -> dict[str, Any]:
+def scored(pool: ThreadPoolExecutor, out: Path, name: str, subjects: list[str], steps: int) -> Future[dict[str, Any]]:
     """The runs of a method over the subjects: the protocol's report, seconds and megabytes (means)."""
     folder = folder_of(out, name)
     runs = [folder / subject for subject in subjects]
-    seconds = [train(run, name, subject, steps) for run, subject in zip(runs, subjects, strict=True)]
-    return protocol(folder, runs) | {"seconds": seconds, "megabytes": megabytes(runs[0])}
+    trained = [pool.submit(train, run, name, subject, steps) for run, subject in zip(runs, subjects, strict=True)]
+
+    def report() -> dict[str, Any]:  # asked for last, so that what it waits for has begun
+        seconds = [one.result() for one in trained]
+        return protocol(folder, runs) | {"seconds": seconds, "megabytes": megabytes(runs[0])}
+
+    return pool.submit(report)
 
 
 def folder_of(out: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from limner import run
 from limner.config import PersonalizeConfig
 from limner.config.personalize import class_prompt, told
 from limner.errors import ConfigError, DataError
+from limner.methods.subject import SubjectMethod
 from limner.run import class_pictures
 from limner.run.data import load_subjects
 from limner.run.job import build_method
@@ -184,6 +185,15 @@ def test_min_snr_lets_no_time_count_for_more_than_its_share(ground: Path, tmp_pa
     snr_B = (prior.path.a(t_B) / prior.path.s(t_B)).square()
     on_x0_B = weight_B * (snr_B if path == "eps" else snr_B + 1)  # what the weight is of the error of x_0
     torch.testing.assert_close(on_x0_B, snr_B.clamp(max=5.0))
+
+
+@pytest.mark.parametrize(("given", "share"), [(None, 1.0), (5.0, 0.0)])
+def test_pure_noise_counts_by_default(ground: Path, tmp_path: Path, given: float | None, share: float) -> None:
+    """Where v is said and the last step has no signal, min-SNR teaches nothing of the step that sampling starts with."""
+    method = run.build(configure(ground, tmp_path, "v", min_snr_gamma=given), CPU).method
+    assert isinstance(method, SubjectMethod)
+    weight_B = method.loss_weight(torch.tensor([1.0]))
+    assert float(weight_B) == pytest.approx(share, abs=1e-6)
 
 
 def test_every_checkpoint_is_scored_on_pictures_and_the_best_is_kept(ground: Path, tmp_path: Path) -> None:

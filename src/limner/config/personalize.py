@@ -57,9 +57,10 @@ class PersonalizeConfig(MethodConfig):
     regularisation: str | None = Field(
         None, description="pictures of the class of your own, or any captioned ones, instead of drawn ones"
     )
-    min_snr_gamma: float = Field(
-        5.0, ge=0, description="where the prior says the noise or v: loss weights by noise level (min-SNR); 0 is none"
-    )
+    min_snr_gamma: float | None = Field(
+        None, ge=0, description="loss weights by noise level (min-SNR), for priors that say the noise or v; 0 is none; "
+        "default: 5 for the noise, none for v"
+    )  # fmt: skip
     timesteps: Literal["uniform", "logit_normal"] | None = Field(
         None, description="training times; default: logit_normal, shifted as the prior says, for flow, else uniform"
     )

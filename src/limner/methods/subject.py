@@ -88,11 +88,13 @@ class SubjectMethod(Method):
 
     def _loss(self, noisy: _Noisy) -> Tensor:
         loss_B = self.prior.loss(noisy.z_0, noisy.eps, noisy.t_B, noisy.cond, noisy.weight_B1HW)
-        return loss_B * self._weight(noisy.t_B)
+        return loss_B * self.loss_weight(noisy.t_B)
 
-    def _weight(self, t_B: Tensor) -> Tensor:
-        gamma = self.config.min_snr_gamma
-        return self.prior.path.min_snr(t_B, gamma) if gamma else torch.ones_like(t_B)
+    def loss_weight(self, t_B: Tensor) -> Tensor:
+        """Of the squared error at t, (B,)."""
+        gamma, path = self.config.min_snr_gamma, self.prior.path
+        gamma = path.min_snr_gamma if gamma is None else gamma
+        return path.min_snr(t_B, gamma) if gamma else torch.ones_like(t_B)
 
     def _from_teacher(self, noisy: _Noisy, batch: Batch) -> Tensor:
         """How far the prediction for the class has gone from the untrained prior's, a number a picture: (B,)."""
@@ -104,7 +106,7 @@ class SubjectMethod(Method):
             out = prior.predict(x_t, noisy.t_B, cond)
             with torch.no_grad(), self._untrained():
                 wanted = prior.predict(x_t, noisy.t_B, cond)
-        return mean_of_pictures((out - wanted).float().square(), None) * self._weight(noisy.t_B)
+        return mean_of_pictures((out - wanted).float().square(), None) * self.loss_weight(noisy.t_B)
 
     @functools.cached_property
     def _class_text(self) -> dict[str, Cond]:

@@ -42,6 +42,8 @@ class PicturePath(VariancePreserving):
     of the range, and the samples of a model over pixels become glaring (Saharia et al. 2022, section 2.3).
     """
 
+    min_snr_gamma = 5.0
+
     def __init__(self, betas: Tensor, chosen: tuple[int, ...] = ()) -> None:
         """``chosen``: timesteps that ``times`` takes when it is asked for so many."""
         super().__init__((1 - betas).cumprod(0))

@@ -20,6 +20,7 @@ class Path(ABC):
 
     num_timesteps = 1000
     logit_normal = False  # whether training times are best drawn around the middle (Esser et al. 2024, section 3.1)
+    min_snr_gamma = 0.0  # for fine-tuning; 0 is none. With v it would starve pure noise, from which sampling starts
 
     @abstractmethod
     def a(self, t_B: Tensor) -> Tensor:
@@ -105,6 +106,8 @@ class VariancePreserving(Path):
 
 class Eps(VariancePreserving):
     """The network says the noise. At a(t) = 0 it says nothing of x_0, so such a table is refused."""
+
+    min_snr_gamma = 5.0
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         if alphas_cumprod[-1] < 1e-8:
