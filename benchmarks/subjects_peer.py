@@ -91,7 +91,7 @@ def script(options: argparse.Namespace, out: Path, name: str, own: Path, of_clas
         "output_dir": out,
         "resolution": 64,
         "train_batch_size": 4,
-        "rank": 16,
+        "rank": METHODS[NAME][1]["rank"],
         "learning_rate": options.rate,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": 20,

@@ -189,7 +189,7 @@ def test_min_snr_lets_no_time_count_for_more_than_its_share(ground: Path, tmp_pa
 
 @pytest.mark.parametrize(("given", "share"), [(None, 1.0), (5.0, 0.0)])
 def test_pure_noise_counts_by_default(ground: Path, tmp_path: Path, given: float | None, share: float) -> None:
-    """Where v is said and the last step has no signal, min-SNR teaches nothing of the step that sampling starts with."""
+    """Where v is said and the last time has no signal, min-SNR teaches nothing of it, and sampling starts there."""
     method = run.build(configure(ground, tmp_path, "v", min_snr_gamma=given), CPU).method
     assert isinstance(method, SubjectMethod)
     weight_B = method.loss_weight(torch.tensor([1.0]))

@@ -24,10 +24,11 @@ DTYPES = ("fp32", "fp16", "bf16")
 def export(run_folder: Path, target: str, **options: bool | str | Path | None) -> None:
     """Write a trained RUN for other programs, and prove it.
 
-    An adapter becomes an adapter's file, a full fine-tune a whole model. What was written is opened by stock diffusers;
-    every layer must arrive, and the run's first sample, drawn again from the same noise, must be the same: no pixel may
-    move by more than 2/255 (0.0078 of 1), nor all by more than 0.2/255 on average; with --dtype fp16 8/255 and 1/255,
-    with bf16 24/255 and 4/255. Else the command fails, and the files are left in DIR.unverified. See docs/export.md.
+    An adapter becomes an adapter's file, new words files of their own, a full fine-tune a whole model. What was written
+    is opened by stock diffusers; every layer must arrive, and the run's first sample, drawn again from the same noise,
+    must be the same: no pixel may move by more than 2/255 (0.0078 of 1), nor all by more than 0.2/255 on average; with
+    --dtype fp16 8/255 and 1/255, with bf16 24/255 and 4/255. Else the command fails, and the files are left in
+    DIR.unverified. See docs/export.md.
 
     \b
     diffusers  pytorch_lora_weights.safetensors, or a folder for DiffusionPipeline.from_pretrained
