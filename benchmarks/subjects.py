@@ -14,17 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from limner.config import PersonalizeConfig
 from limner.config.personalize import class_prompt, told
+from limner.evaluate.metrics.interval import interval
 from limner.evaluate.subject import place
 from limner.run.class_pictures import draw
-from limner.run.job import build, config_of, device, open_run
+from limner.run.job import build, device, open_run
 from limner.run.subject_judging import untrained
 from limner.sampling.images import contact_sheet, save_png, to_pil
 
@@ -68,7 +74,12 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // options.at_once))
     with ThreadPoolExecutor(options.at_once) as pool:
         found = {name: scored(pool, options.out, name, subjects, options.steps) for name in names}
-        print(table({name: report.result() for name, report in found.items()}))
+        reports = {name: report.result() for name, report in found.items()}
+    print(table(reports))
+    for name, report in reports.items():
+        print(
+            f"{name}, less the untrained prior:", "; ".join(gain(report, key) for key in ("subject", "prompt", "drift"))
+        )
     if options.sheet:
         draw_sheet([folder_of(options.out, names[0]) / subject for subject in subjects], options.sheet)
 
@@ -76,13 +87,24 @@ def main() -> None:
 def train(out: Path, name: str, subject: str, steps: int, **more: str) -> float:
     """Train one run, unless it is there; seconds from the start of the command to its end."""
     method, flags = METHODS[name]
-    clock = out / "seconds.txt"
+    fields = {**COMMON, **flags, "data": f"subjects:{subject}", "class_word": subject, "steps": str(steps)}
+    fields |= {"evaluate_every": str(-(-steps // 2)), "out": str(out), **more}
+    words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", value)]
+    return timed(out, words, lambda: limner("train", method, *words))
+
+
+def timed(out: Path, asked: list[str], run: Callable[[], object]) -> float:
+    """Seconds of what fills the folder ``out``: of an earlier call, if that was asked the same and ended."""
+    clock, begun = out / "seconds.txt", out.with_name(f"{out.name}.asked.json")
+    if begun.is_file() and json.loads(begun.read_text()) != asked:
+        raise SystemExit(f"{out} was begun with other settings: choose another --out")
     if not clock.is_file():
-        fields = {**COMMON, **flags, "data": f"subjects:{subject}", "class_word": subject, "steps": str(steps)}
-        fields |= {"evaluate_every": str(-(-steps // 2)), "out": str(out), **more}
-        words = [word for key, value in fields.items() for word in (f"--{key.replace('_', '-')}", value)]
+        if out.exists():
+            shutil.rmtree(out)  # interrupted, and what is timed is a whole run
+        out.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_text(json.dumps(asked))
         start = time.monotonic()
-        limner("train", method, *words)
+        run()
         clock.write_text(str(time.monotonic() - start))
     return float(clock.read_text())
 
@@ -113,9 +135,13 @@ def folder_of(out: Path, name: str) -> Path:
 def protocol(folder: Path, runs: list[Path]) -> dict[str, Any]:
     """The report of ``limner evaluate ... --protocol dreambench`` on these runs."""
     file = folder / "+".join(run.parent.name if run.name == "opened" else run.name for run in runs) / "dreambench.json"
-    if not file.is_file():
+    if not (file.is_file() and all(file.stat().st_mtime > clock_of(run).stat().st_mtime for run in runs)):
         limner("evaluate", *map(str, runs), "--protocol", "dreambench", "--out", str(file.parent))
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def clock_of(run: Path) -> Path:
+    return (run.parent if run.name == "opened" else run) / "seconds.txt"
 
 
 def megabytes(run: Path) -> float:
@@ -136,6 +162,15 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def gain(report: dict[str, Any], metric: str) -> str:
+    """Paired, a number a subject: mean, 95 % bootstrap interval over subjects, and of how many it is below zero."""
+    pairs = [(one["scores"][metric], one["untrained"][metric]) for one in report["subjects"]]
+    gain_S = torch.tensor([after - before for after, before in pairs])
+    low, high = interval(gain_S)
+    below = f"below 0 on {int((gain_S < 0).sum())} of {len(pairs)}"
+    return f"{metric} {gain_S.mean():+.3f} ({low:+.3f} to {high:+.3f}), {below}"
+
+
 def row(name: str, scores: dict[str, Any], mean: dict[str, Any], minutes: str, megabytes: str) -> str:
     where = place(scores["subject"], mean["untrained"]["subject"], mean["real"]["subject"])
     interval = scores.get("subject_interval")
@@ -154,14 +189,14 @@ def draw_sheet(runs: list[Path], file: Path) -> None:
     first picture of each prompt, none chosen, each from noise of its own."""
     rows = []
     for path in runs:
-        _, method, _ = open_run(path, device())
-        job = build(config_of(path), device(), method)
+        config, method, _ = open_run(path, device())
+        assert isinstance(config, PersonalizeConfig)
+        job = build(config, device(), method)
         word, given = path.name, [job.train.samples[number] for number in (0, 2, 3)]
         pictures = [job.train.truth(sample, SHEET_PX) for sample in given]
-        template = f"{TEMPLATE} on a {{ground}} background"
-        before = class_prompt(template, word).format(ground=GROUNDS[0])
-        drawn = [draw(untrained(job), before, 0, [0])]
-        asked = [told(template, f"sks {word}").format(ground=one) for one in GROUNDS]
+        templates = [f"{TEMPLATE} on a {ground} background" for ground in GROUNDS]
+        drawn = [draw(untrained(config), class_prompt(templates[0], word), 0, [0])]
+        asked = [told(template, config.subjects[0].words) for template in templates]
         drawn += [draw(job, prompt, 0, [place]) for place, prompt in enumerate(asked)]
         shown = [to_pil(one[None])[0] for one in pictures] + [to_pil(one)[0] for one in drawn]
         rows.append([one.resize((SHEET_PX, SHEET_PX)) for one in shown])

@@ -14,11 +14,13 @@ from tiny import prior_folder
 from limner import run
 from limner.config import PersonalizeConfig
 from limner.config.personalize import class_prompt, told
-from limner.errors import ConfigError, DataError
+from limner.errors import ConfigError, DataError, RunError
 from limner.methods.subject import SubjectMethod
 from limner.run import class_pictures
+from limner.run.class_pictures import draw
 from limner.run.data import load_subjects
-from limner.run.job import build_method
+from limner.run.job import build_method, open_run
+from limner.run.subject_judging import untrained
 from limner.train import checkpoint
 from limner.train.log import read as read_log
 from limner.types import Batch, Dice
@@ -73,6 +75,20 @@ def test_a_template_is_said_of_the_subject_and_of_its_class(template: str, of_su
     assert class_prompt(template, "owl") == of_class
 
 
+@pytest.mark.parametrize(
+    ("template", "of_class"),
+    [
+        ("a photo of {trigger} {class_word}, {caption}", "a photo of an owl"),
+        ("{caption}, {trigger} {class_word}", "an owl"),
+        ("{caption}", "a photo of an owl"),
+        ("a cute {trigger} {class_word} at night", "a cute owl at night"),
+        ("The {trigger} {class_word}", "The owl"),
+    ],
+)
+def test_of_the_class_nothing_is_said_that_is_of_one_picture(template: str, of_class: str) -> None:
+    assert class_prompt(template, "owl") == of_class
+
+
 def test_concepts_are_told_apart_and_count_alike(ground: Path) -> None:
     concepts = f"sks disc={ground / 'red'}, zwx ball={ground / 'blue'}"
     config = configure(ground, ground / "none", concepts=concepts)
@@ -95,11 +111,64 @@ def test_concepts_are_told_apart_and_count_alike(ground: Path) -> None:
         ({"concepts": "sks cat=a, sks dog=b", "class_word": ""}, "two concepts have the trigger 'sks'"),
         ({"prompts": "a dog"}, "needs one {}"),
         ({"text_encoder": True, "preservation": "teacher"}, "teacher"),
+        ({"regularisation": "some", "preservation": "teacher"}, "regularisation is for preservation pictures"),
     ],
 )
 def test_what_cannot_be_is_said(ground: Path, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run.resolve("dreambooth", {"data": str(ground / "red"), "class_word": "disc", **given})
+
+
+def test_concepts_count_beside_one_another(ground: Path) -> None:
+    concepts = [
+        {"trigger": word, "class_word": "disc", "data": str(ground / colour), "weight": weight}
+        for word, colour, weight in (("sks", "red", 6.0), ("zwx", "blue", 2.0))
+    ]
+    samples = load_subjects(configure(ground, ground / "none", concepts=concepts))
+    assert sum(sample.meta["weight"] for sample in samples) == pytest.approx(len(samples))
+    assert sum(sample.meta["weight"] for sample in samples[:4]) == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize(("adapter", "rate"), [("lora", 1e-4), ("full", 5e-6)])
+def test_a_whole_network_learns_slowly_unless_told(ground: Path, adapter: str, rate: float) -> None:
+    given = {"data": str(ground / "red"), "class_word": "disc", "adapter": adapter}
+    assert run.resolve("dreambooth", given).learning_rate == rate
+    assert run.resolve("dreambooth", {**given, "learning_rate": 1e-3}).learning_rate == 1e-3
+
+
+def test_captions_without_the_trigger_are_told_and_where_all_are_refused(
+    ground: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = subject_folder(tmp_path / "own", "green")
+    for number in range(4):
+        (own / f"{number}.txt").write_text("a green ball")
+    given = {"data": str(own), "class_word": "disc", "caption_from": "data", "preservation": "off", "steps": 1}
+    with pytest.raises(DataError, match="4 of 4 captions lack the trigger, such as 'a green ball'"):
+        run.train(configure(ground, tmp_path / "run", **given))
+    (own / "0.txt").write_text("a disc, green")
+    run.train(configure(ground, tmp_path / "run", **given))
+    assert "3 of 4 captions lack the trigger" in " ".join(capsys.readouterr().err.split())
+
+
+def test_class_pictures_of_another_attempt_are_refused(ground: Path, tmp_path: Path) -> None:
+    config = configure(ground, tmp_path / "run")
+    class_pictures.ready(run.build(config, CPU), tmp_path)
+    other = run.build(configure(ground, tmp_path / "run", guidance_scale=2.5), CPU)
+    with pytest.raises(RunError, match=r"00000\.png was drawn with guidance_scale .* not 2\.5"):
+        class_pictures.ready(other, tmp_path)
+
+
+def test_the_untrained_prior_is_the_one_that_the_run_began_with(ground: Path, tmp_path: Path) -> None:
+    first = configure(ground, tmp_path / "first", learning_rate=0.05, preservation="off")
+    run.train(first)
+    _, taught, _ = open_run(tmp_path / "first", CPU)
+    drawn = draw(run.build(first, CPU, taught), "a disc", 1, range(3))
+    bare = draw(untrained(first), "a disc", 1, range(3))
+    on_top = draw(
+        untrained(first.model_copy(update={"adapters": (f"{tmp_path / 'first'}:1.0",)})), "a disc", 1, range(3)
+    )
+    assert (drawn.int() - on_top.int()).abs().max() <= 2
+    assert (drawn.int() - bare.int()).abs().max() > 2
 
 
 def test_class_pictures_are_drawn_once_and_only_the_missing_ones(ground: Path, tmp_path: Path) -> None:
@@ -128,6 +197,13 @@ def test_pictures_of_the_users_are_kept_under_their_own_captions(ground: Path, t
     bare = configure(ground, tmp_path / "run", regularisation=str(users), class_word="", caption_template="{trigger}")
     with pytest.raises(DataError, match="without a caption"):
         class_pictures.kept(run.build(bare, CPU), tmp_path)
+
+
+def test_pictures_of_the_users_are_not_told_one_class_of_several(ground: Path, tmp_path: Path) -> None:
+    concepts = f"sks disc={ground / 'red'}, zwx ball={ground / 'blue'}"
+    config = configure(ground, tmp_path, concepts=concepts, regularisation=str(ground / "blue"))
+    with pytest.raises(DataError, match="no one class_word says what they show"):
+        class_pictures.kept(run.build(config, CPU), tmp_path)
 
 
 def batch_of(job: run.Job) -> Batch:
@@ -211,7 +287,6 @@ def test_every_checkpoint_is_scored_on_pictures_and_the_best_is_kept(ground: Pat
     chosen = checkpoint.to_open(folder / "checkpoints")
     assert chosen is not None
     assert chosen.name == f"step-{best:06d}"
-    assert json.loads((folder / "floor.json").read_text())[0]["subject"] <= 1
 
 
 def test_a_run_ends_when_its_scores_no_longer_rise_and_stays_ended(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,31 @@ def test_a_word_that_is_known_is_refused_before_training(ground: Path, tmp_path:
     with pytest.raises(LimnerError, match="'a' is a word that"):
         run.train(configure(ground, tmp_path / "run", "textual_inversion", trigger="a"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_word_that_others_hold_is_refused(ground: Path, tmp_path: Path) -> None:
+    """Tokenizers find added tokens within longer words: 'xkq' in 'boxkqs'."""
+    with pytest.raises(LimnerError, match="'xkq' would be read within longer words"):
+        run.train(configure(ground, tmp_path / "run", "textual_inversion", trigger="xkq"))
+
+
+def test_each_stage_of_a_pivotal_run_has_a_whole_curve_of_rates_and_scores_of_its_own(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from limner.run.scoring import Scorer
+
+    scores = iter([0.9, 0.5, 0.4, 0.3, 0.2, 0.1])
+    monkeypatch.setattr(Scorer, "score", lambda self, step: {"score": next(scores)})
+    config = configure(ground, tmp_path / "run", "pivotal", steps=6, evaluate_every=1, patience=2, inversion_share=0.5)
+    rows = read_log(run.train(config) / "log.jsonl")
+    rates = {
+        name: [row[key] for row in rows if (key := f"learning_rate/{name}") in row] for name in ("words", "network")
+    }
+    # The best is the first: it ends two scores after the hand-over at 3, not in the first stage.
+    assert [len(one) for one in rates.values()] == [3, 2]
+    falls = [(1 + math.cos(math.pi * done / 3)) / 2 for done in range(3)]
+    assert rates["words"] == pytest.approx([5e-3 * fall for fall in falls])
+    assert rates["network"] == pytest.approx([1e-4 * fall for fall in falls[:2]])
 
 
 @pytest.mark.parametrize("fixed", [{"preservation": "pictures"}, {"adapter": "lora"}])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from limner.errors import PriorError
-from limner.evaluate.features import ClipEmbedder, load
+from limner.evaluate.features import CLIP_MEAN, CLIP_STD, ClipEmbedder, load
 
 
 def pictures(num: int = 3, side: int = 64) -> torch.Tensor:
@@ -19,7 +19,7 @@ def test_features_lie_on_a_sphere_of_radius_sqrt_d(embed):
 
 
 def test_features_are_those_of_clip(embed):
-    x = pictures().float() / 127.5 - 1
+    x = (pictures().float() / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
     wanted = embed.model(input_ids=torch.tensor([[0, 1]]), pixel_values=x).image_embeds
     torch.testing.assert_close(embed(pictures()), wanted * 12**0.5)
 
@@ -35,8 +35,16 @@ def test_normalisation_of_the_folder_is_used(clip_folder, embed, tmp_path):
     folder = shutil.copytree(clip_folder, tmp_path / "clip")
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4] * 3, "image_std": [0.3] * 3}))
     other = ClipEmbedder(folder, "other")
-    scaled = ((pictures().float() / 255 - 0.4) / 0.3 * 0.5 + 0.5) * 255
+    mean, std = (
+        torch.tensor(CLIP_MEAN).view(3, 1, 1),
+        torch.tensor(CLIP_STD).view(3, 1, 1),
+    )  # of a folder that is silent
+    scaled = ((pictures().float() / 255 - 0.4) / 0.3 * std + mean) * 255
     torch.testing.assert_close(other(pictures()), embed(scaled))
+    (folder / "preprocessor_config.json").rename(folder / "kept.json")
+    nested = {"image_processor": json.loads((folder / "kept.json").read_text())}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    torch.testing.assert_close(ClipEmbedder(folder, "nested")(pictures()), other(pictures()))
 
 
 def test_a_missing_part_is_named(clip_folder, tmp_path):

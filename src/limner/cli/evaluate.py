@@ -49,6 +49,8 @@ def evaluate(
         raise ConfigError("one run at a time.", "several are scored together with --protocol dreambench")
     if protocol and {"dino", "clip"} & given.keys() and "benchmark" not in given:
         raise ConfigError("--dino and --clip are for --benchmark.", "the built-in data is scored with limner's own eye")
+    if protocol and limit:
+        raise ConfigError("--limit is for held-out pictures.", "leave it out: the protocol draws all its prompts")
     with importing():
         from limner import run
 

@@ -9,6 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from limner.config.fields import Closed, MethodConfig
 
+OF_ONE = re.compile(r"[\s,;:]*\{(?!trigger\}|class_word\})\w+\}[\s,;:]*")  # said of one picture, such as {caption}
+PREPOSITIONS = {"as", "at", "beside", "by", "featuring", "from", "in", "like", "of", "on", "showing", "under", "with"}
 PLACE = re.compile(r"\{trigger\}\s*\{class_word\}|\{trigger\}|\{class_word\}")
 
 
@@ -46,6 +48,12 @@ class PersonalizeConfig(MethodConfig):
         "lora", description="what of the network learns: all, or a small addition of this kind"
     )
     steps: int = Field(600, ge=1, description="optimiser steps, at most")
+    learning_rate: float = Field(
+        default_factory=lambda given: 5e-6 if given.get("adapter") == "full" else 1e-4,
+        gt=0,
+        description="of AdamW, after warm-up; default: 1e-4 for an adapter, 5e-6 for the whole network; a small prior "
+        "such as mini wants some 3e-3 and 1e-3",
+    )
     batch_size: int = Field(4, ge=1, description="pictures of the subject that a process sees at once")
 
     preservation: Literal["pictures", "teacher", "off"] = Field(
@@ -122,6 +130,8 @@ class PersonalizeConfig(MethodConfig):
                         f"no class_word says what kind of thing '{concept.trigger}' is",
                         "give --class-word dog, or what it is; without one, --preservation off",
                     )
+        if self.regularisation and self.preservation != "pictures":
+            raise ValueError(f"regularisation is for preservation pictures, and that is {self.preservation}")
         own = {name: type(self).model_fields[name].default for name in ("data", "trigger", "class_word")}
         if self.concepts and any(getattr(self, name) != default for name, default in own.items()):
             raise ValueError("concepts bring their own data, trigger and class_word")
@@ -139,9 +149,15 @@ def class_prompt(template: str, class_word: str) -> str:
     """What is said of anything of the class: 'a photo of a dog', 'the dog' where the template says 'the'."""
 
     def fill(found: re.Match[str]) -> str:
-        return f"the {class_word}" if found[1] == "the" else with_article(class_word)
+        if found[1]:
+            return f"{found[1]} {class_word}" if found[1].lower() == "the" else with_article(class_word)
+        before = template[: found.start()].split()
+        described = before and before[-1].isalpha() and before[-1].lower() not in PREPOSITIONS
+        return class_word if described else with_article(class_word)
 
-    return re.sub(rf"(?:\b(an?|the)\s+)?(?:{PLACE.pattern})", fill, template)
+    general = OF_ONE.sub("", template)
+    said = re.sub(rf"(?:\b(an?|the)\s+)?(?:{PLACE.pattern})", fill, general, flags=re.IGNORECASE)
+    return said if class_word in said else f"a photo of {with_article(class_word)}"
 
 
 def with_article(words: str) -> str:

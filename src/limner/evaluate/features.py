@@ -24,6 +24,7 @@ from limner.priors import hub
 
 EYE = Path(__file__).parents[1] / "assets" / "eye"
 BATCH = 32
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 PAIRS = ("clip", "vision-text-dual-encoder")  # model_type of a folder's config.json
 DINOS: dict[str, Any] = {"vit": ViTModel, "dinov2": Dinov2Model}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second holds many older models, and is read as data only
@@ -59,7 +60,7 @@ class ClipEmbedder:
         kind = _kind(folder, PAIRS, "save_pretrained of a CLIPModel wrote")
         self.name, self.folder, self.crops = name, folder, kind == "clip"
         self.model: Any = AutoModel.from_pretrained(folder).eval().requires_grad_(False)
-        self.mean, self.std = _normalisation(folder)
+        self.mean, self.std = _normalisation(folder, self.crops)
 
     @torch.no_grad()
     def __call__(self, uint8_BCHW: Tensor) -> Tensor:
@@ -204,9 +205,13 @@ def _on_sphere(features_BD: Tensor) -> Tensor:
     return F.normalize(features_BD, dim=-1).mul(features_BD.shape[-1] ** 0.5).cpu()
 
 
-def _normalisation(folder: Path) -> tuple[Tensor, Tensor]:
-    """Mean and std of the training pixels in [0, 1], (3, 1, 1); a half each, so [-1, 1], where the folder is silent."""
-    file = folder / "preprocessor_config.json"
-    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    mean, std = said.get("image_mean", [0.5] * 3), said.get("image_std", [0.5] * 3)
+def _normalisation(folder: Path, is_clip: bool) -> tuple[Tensor, Tensor]:
+    """Mean and std of the training pixels in [0, 1], (3, 1, 1); where the folder is silent CLIP's own, or a half each,
+    so [-1, 1]."""
+    mean, std = (CLIP_MEAN, CLIP_STD) if is_clip else ((0.5,) * 3, (0.5,) * 3)
+    for file in (folder / "processor_config.json", folder / "preprocessor_config.json"):
+        if file.is_file():
+            said = json.loads(file.read_text(encoding="utf-8"))
+            said = said.get("image_processor", said)  # where transformers writes it today
+            mean, std = said.get("image_mean", mean), said.get("image_std", std)
     return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)

@@ -97,8 +97,8 @@ def means(values: dict[str, Tensor], seed: int = 0) -> dict[str, Any]:
 
 
 def reference(real: Tensor, held_out: Tensor | None, picture: Embedder, seed: int = 0) -> dict[str, Any]:
-    """What real pictures reach on the same scale: the ceilings of ``subject`` and ``diversity``, and what of
-    ``copying`` is no copying.
+    """What real pictures reach on the same scale: the ceiling of ``subject``, and what of ``copying`` is no copying.
+    (Of ``diversity`` there is none: real pictures are of different contexts.)
 
     Held-out pictures of the subject against the training pictures, where there are any; else each training picture
     against the others. Intervals are over the pictures. Empty for a single picture without held-out ones.
@@ -116,11 +116,7 @@ def reference_of_features(real_MD: Tensor, held_out_LD: Tensor | None, seed: int
         values = {"subject": others.mean(dim=1), "copying": others.amax(dim=1)}
     else:
         return {}
-    found = means(values, seed)
-    shown_LD = real_MD if held_out_LD is None or len(held_out_LD) < 2 else held_out_LD
-    if len(shown_LD) > 1:
-        found["diversity"] = float(diversity(shown_LD[None]))
-    return found
+    return means(values, seed)
 
 
 def bleed(drawn_by_subject: Sequence[Tensor], real_by_subject: Sequence[Tensor], picture: Embedder) -> Tensor:

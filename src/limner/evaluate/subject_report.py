@@ -33,8 +33,9 @@ METRICS = {
 }
 ENDS = ("_low", "_high")  # of a score's interval, in the log
 NOTE = (
-    "Small figures are 95 % bootstrap intervals over prompts (drift: over pictures): they do not cover other training "
-    "seeds. Numbers of different embedders, and of different real pictures, do not compare."
+    "Small figures are 95 % bootstrap intervals: of a run over prompts (drift and real pictures: over pictures), of a "
+    "mean of several over subjects; where there are fewer than five they are hardly more than the range. They do not "
+    "cover other training seeds. Numbers of different embedders, and of different real pictures, do not compare."
 )
 
 

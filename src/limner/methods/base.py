@@ -64,6 +64,14 @@ class Method(ABC):
         """Of the optimiser of ``learns()[name]``, after warm-up."""
         return self.config.learning_rate
 
+    def progress(self, step: int) -> float:
+        """The share of a stage that is done, 0 to 1: over each stage learning rates fall once. One stage is all."""
+        return step / self.config.steps
+
+    def read_ahead(self) -> None:
+        """Read what it needs of texts that stay the same, while the text encoders are in memory."""
+        _ = self.null
+
     @property
     def null(self) -> Cond:
         """What the prior is told where it is told nothing: the empty caption, one row."""

@@ -31,6 +31,7 @@ class CustomDiffusion(SubjectMethod):
         trigger: str = Field("<sks>", description="the new word that shall stand for the subject")
         adapter: Literal["full"] = Field("full", description="the keys and values learn whole")
         initializer: str = Field("", description="the words it starts from; default: the class word, else 'picture'")
+        learning_rate: float = Field(1e-4, gt=0, description="of the keys and values, after warm-up")
         words_learning_rate: float = Field(5e-4, gt=0, description="of the new words' vectors")
 
     config: Config

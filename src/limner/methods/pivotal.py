@@ -55,6 +55,10 @@ class Pivotal(SubjectMethod):
     def learning_rate(self, name: str) -> float:
         return self.config.words_learning_rate if name == "words" else self.config.learning_rate
 
+    def progress(self, step: int) -> float:
+        first = self.inversion_steps
+        return step / first if step < first else (step - first) / (self.config.steps - first)
+
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         # What is kept says nothing of the new word; nor is a teacher asked before the network learns.
         return super().losses(replace(batch, kept=None) if self.lowers(batch) == "words" else batch)

@@ -39,6 +39,11 @@ class SubjectMethod(Method):
         if config.preservation == "teacher" and config.adapter == "full":
             self.teacher = deepcopy(prior.network).requires_grad_(False)
 
+    def read_ahead(self) -> None:
+        super().read_ahead()
+        if self.config.preservation == "teacher":
+            _ = self._class_text
+
     @abstractmethod
     def lowers(self, batch: Batch) -> str | tuple[str, ...]:
         """The names of what learns from this batch."""

@@ -31,8 +31,8 @@ from limner.priors.tokens import Tokenizer
 from limner.types import Cond, Tokens
 
 CONTEXTS = (
-    "a photo of a {} on a beach",
-    "a photo of a {} in the snow",
+    "a photo of a {} in a kitchen",
+    "a photo of a {} in a desert",
     "a photo of a {} in a city at night",
     "a photo of a {} on a wooden table",
     "a photo of a {} beside a tree",
@@ -208,11 +208,13 @@ class Prior(ABC):
             starts: the word to be -> the words whose mean embedding each of its vectors starts from.
 
         Raises:
-            PriorError: a word that the prior knows already, or a start that is no word.
+            PriorError: a word that the prior knows already, one that others hold, or a start that is no word.
         """
         for word in starts:
             if any(tokenizer.knows(word) for tokenizer in self.readers.values()):
                 raise PriorError(f"'{word}' is a word that {self.source} knows.", f"choose another, such as <{word}>")
+            if word[0].isalnum() and word[-1].isalnum():
+                raise PriorError(f"'{word}' would be read within longer words.", f"choose another, such as <{word}>")
         added = {
             name: new_words.add(self.parts.keep(name), tokenizer, starts, num_vectors)
             for name, tokenizer in self.readers.items()

@@ -5,6 +5,7 @@ RUN/class/dog/00000.png ...   drawn before the first step; those that are there 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from limner.config import MethodConfig, PersonalizeConfig
@@ -19,14 +21,13 @@ from limner.config.personalize import class_prompt
 from limner.data.captions import Captioner
 from limner.data.load import Loader
 from limner.data.prepare import to_uint8
-from limner.errors import DataError
+from limner.errors import DataError, RunError
 from limner.run.data import load_data
 from limner.run.job import Job
 from limner.sampling.images import save_png, to_pil
 from limner.train import progress
 from limner.types import Dice, Sample
 
-AT_ONCE = 16
 SEED = 2_000_003  # apart from the run's own, so that what is kept has other noise and times than the subject
 
 
@@ -65,13 +66,14 @@ def _users(config: PersonalizeConfig) -> list[Sample]:
     """The user's pictures; of those without a caption the class is said."""
     assert config.regularisation is not None
     samples = [sample for sample in load_data(config.regularisation) if sample.split == "train"]
-    word = config.subjects[0].class_word
+    words = {concept.class_word for concept in config.subjects}
+    word = min(words) if len(words) == 1 else ""
     if not samples:
         raise DataError(f"{config.regularisation} has no training pictures.", "give a folder with pictures")
     if not word and not all(sample.caption for sample in samples):
         raise DataError(
-            f"{config.regularisation} has pictures without a caption, and no class_word says what they show.",
-            "set class_word, or write captions beside the pictures",
+            f"{config.regularisation} has pictures without a caption, and no one class_word says what they show.",
+            "write captions beside the pictures; of a single subject class_word does it",
         )
     said = class_prompt(config.caption_template, word)
     return [Sample(f"kept/{sample.key}", sample.caption or said, sample.image) for sample in samples]
@@ -97,27 +99,43 @@ def _draw_class(job: Job, word: str, folder: Path) -> None:
     config = job.config
     assert wanted(config)
     said, files = class_prompt(config.caption_template, word), _files(config, word, folder)
+    how = {"prompt": said, "prior": config.prior, "seed": config.seed, "guidance_scale": job.method.guidance_scale}
+    _refuse_others(files, how)
     missing = [number for number, file in enumerate(files) if not file.is_file()]
     with progress.bar(f"drawing pictures of {word}", len(missing), 0, 1, shown=bool(missing)) as advance:
-        for first in range(0, len(missing), AT_ONCE):
-            numbers = missing[first : first + AT_ONCE]
+        for first in range(0, len(missing), job.at_once):
+            numbers = missing[first : first + job.at_once]
             for number, picture in zip(numbers, to_pil(draw(job, said, SEED + config.seed, numbers)), strict=True):
-                save_png(picture, files[number], {"prompt": said, "seed": config.seed, "picture": number})
+                save_png(picture, files[number], {**how, "picture": number})
             advance(first + len(numbers))
+
+
+def _refuse_others(files: Sequence[Path], how: dict[str, object]) -> None:
+    """Pictures that an earlier attempt drew otherwise are not taken for this run's; the user's own are."""
+    for file in filter(Path.is_file, files):
+        with Image.open(file) as picture:
+            drawn = json.loads(picture.info.get("limner", "{}"))
+        if other := [key for key, value in how.items() if drawn.get(key, value) != value]:
+            said = f"{file} was drawn with {other[0]} {drawn[other[0]]!r}, not {how[other[0]]!r}."
+            raise RunError(said, f"delete {file.parent}, or choose another --out")
 
 
 @torch.no_grad()
 def draw(job: Job, prompt: str, seed: int, numbers: Sequence[int]) -> Tensor:
     """Pictures of a prompt, uint8 BCHW, at the run's own settings; ``numbers`` are places in the seed's noise."""
-    method = job.method
-    dice = Dice(seed, 0, numbers, job.train.device)
-    with method.prior.computing():
-        drawn = method.generate(
-            method.prior.encode_text([prompt]).expand(len(numbers)),
-            None,
-            dice.normal(*method.prior.latent_CHW),
-            num_steps=job.config.sample_steps,
-            guidance_scale=method.guidance_scale,
-            guidance=method.guidance,
-        )
-    return to_uint8(drawn)
+    method, drawn = job.method, []
+    told = method.prior.encode_text([prompt])
+    for first in range(0, len(numbers), job.at_once):
+        some = numbers[first : first + job.at_once]
+        noise_BCHW = Dice(seed, 0, some, job.train.device).normal(*method.prior.latent_CHW)
+        with method.prior.computing():
+            pictures = method.generate(
+                told.expand(len(some)),
+                None,
+                noise_BCHW,
+                num_steps=job.config.sample_steps,
+                guidance_scale=method.guidance_scale,
+                guidance=method.guidance,
+            )
+        drawn.append(to_uint8(pictures))
+    return torch.cat(drawn)

@@ -71,11 +71,11 @@ def load_subjects(config: PersonalizeConfig) -> list[Sample]:
     """
     sets = [list(load_data(concept.data)) for concept in config.subjects]
     num_train = [sum(sample.split == "train" for sample in samples) for samples in sets]
-    records = []
+    records, mean = [], sum(concept.weight for concept in config.subjects) / len(sets)
     for number, (concept, samples, num) in enumerate(zip(config.subjects, sets, num_train, strict=True)):
         if not num:
             raise DataError(f"{concept.data} has no training pictures.", "set split to 'train' for some of them")
-        weight = concept.weight * sum(num_train) / (len(sets) * num)
+        weight = concept.weight / mean * sum(num_train) / (len(sets) * num)
         own = {"concept": number, "trigger": concept.trigger, "class_word": concept.class_word}
         own |= {"words": concept.words, "weight": weight}
         prefix = f"{concept.trigger}/" if len(sets) > 1 else ""

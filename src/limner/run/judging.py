@@ -16,7 +16,7 @@ from limner import find
 from limner.config import PersonalizeConfig, TranslateConfig
 from limner.data.load import Loader
 from limner.data.prepare import to_uint8
-from limner.errors import DataError
+from limner.errors import ConfigError, DataError
 from limner.evaluate import features, generation, report, translation
 from limner.evaluate.metrics.diversity import diversity
 from limner.evaluate.metrics.edges import SIDE_PX
@@ -48,6 +48,8 @@ def evaluate(run: Path, *, split: str = "test", limit: int | None = None, before
     """
     run = Path(run)
     if isinstance(config_of(run), PersonalizeConfig):
+        if limit:
+            raise ConfigError("limit is for held-out pictures, and this run is scored in contexts.", "leave it out")
         return evaluate_subjects(run)
     config, method, step = open_run(run, device())
     job = build(config, device(), method)

@@ -75,7 +75,7 @@ def probe(config: MethodConfig, device: torch.device) -> Probe:
     job = build(config, accelerator.device)
     start_s = time.monotonic() - start
     learnt, picture_s, warm_s = _read(job)
-    start_s += warm_s + _time(lambda: job.method.null)
+    start_s += warm_s + _time(job.method.read_ahead)
     job.method.prior.parts.release()
     held_out = job.validation
     some = held_out.samples[: max(job.at_once, GRID_PICTURES)]

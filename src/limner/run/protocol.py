@@ -154,8 +154,8 @@ def _one_run(run: Path, names: Sequence[str], known: dict[str, Subject] | None, 
     ]
     drawn = [_draw_all(job, task.prompts, f"drawing {task.name}") for task in tasks]
     bare = [_draw_class(job, task) for task in tasks]
-    plain = untrained(job)
-    del job, method  # two networks at once may be more than there is room for
+    del job, method
+    plain = untrained(config)
     found = Found([], {}, [], bleed(tasks, drawn, judges))
     for task, made, its_class in zip(tasks, drawn, bare, strict=True):
         floor = _draw_all(plain, task.looks, f"drawing {task.name}, untrained") if task.looks else None

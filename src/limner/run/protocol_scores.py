@@ -101,14 +101,14 @@ def by_kind(task: Task, made: Tensor, judges: Judges) -> dict[str, dict[str, Ten
 
 
 def mean_kinds(found: Sequence[dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Any]]:
-    """Means over all prompts of a kind, of all subjects."""
+    """Means over the subjects, of each its mean over the prompts of a kind."""
     together: dict[str, dict[str, list[Tensor]]] = {}
     for one in found:
         for kind, values in one.items():
             for name, value_N in values.items():
                 together.setdefault(kind, {}).setdefault(name, []).append(value_N)
     return {
-        kind: subject.means({name: torch.cat(parts) for name, parts in values.items()})
+        kind: subject.means({name: torch.stack([one_N.mean() for one_N in parts]) for name, parts in values.items()})
         for kind, values in together.items()
     }
 

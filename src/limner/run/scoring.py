@@ -1,13 +1,11 @@
 """How good is a checkpoint of a run that learns a subject? Pictures in fixed contexts, and what they are worth.
 
-RUN/floor.json               what the prior reaches before the run, told the class word in the trigger's place
 RUN/samples/score-NNNNNN.png the pictures of each score: a row a subject and context
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from torch import Tensor
 from limner.config import PersonalizeConfig
 from limner.config.personalize import class_prompt
 from limner.evaluate import features, subject
-from limner.evaluate.report import write_text
 from limner.run.class_pictures import draw
 from limner.run.job import Job
 from limner.sampling.images import contact_sheet, save_png, to_pil
@@ -66,13 +63,8 @@ class Scorer:
         ]
 
     def look(self, step: int) -> None:
-        """Before the first step what the untrained prior reaches, told the class word alone; later a picture of each
-        context, RUN/samples/step-NNNNNN.png."""
-        if step:
-            self._sheet([self.drawn(number, each=1) for number in range(len(self.real))], f"step-{step:06d}", step)
-        else:
-            floor = [self.worth(number, self.drawn(number, trained=False)) for number in range(len(self.real))]
-            write_text(self.folder / "floor.json", json.dumps(floor, indent=2) + "\n")
+        """A picture of each context, RUN/samples/step-NNNNNN.png."""
+        self._sheet([self.drawn(number, each=1) for number in range(len(self.real))], f"step-{step:06d}", step)
 
     def score(self, step: int) -> dict[str, float]:
         """Means over the subjects; ``score``, higher is better, is subject fidelity times prompt fidelity."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch
 
 from limner.config import PersonalizeConfig
 from limner.evaluate import subject, subject_report
-from limner.methods.finetune import Finetune
-from limner.run.job import Job, build, device, load_prior, open_run
+from limner.run.job import Job, build, build_method, device, open_run
 from limner.run.scoring import METRICS, SEED, Scorer
 from limner.train import cost
 from limner.train.log import read as read_log
@@ -33,16 +32,20 @@ def evaluate_subjects(run: Path) -> dict[str, Any]:
     config, method, step = open_run(run, device())
     assert isinstance(config, PersonalizeConfig)
     job = build(config, device(), method)
-    scorer, plain = Scorer(job, run, EVALUATION_SEED), Scorer(untrained(job), run, EVALUATION_SEED)
+    scorer = Scorer(job, run, EVALUATION_SEED)
     drawn = [scorer.drawn(number) for number in range(len(scorer.real))]
-    subjects: dict[str, Any] = {}
-    for number, concept in enumerate(config.subjects):
-        held_out = _held_out(job, number)
-        subjects[concept.words] = {
+    subjects: dict[str, Any] = {
+        concept.words: {
             **scorer.worth(number, drawn[number]),
-            "floor": plain.worth(number, plain.drawn(number, trained=False)),
-            "ceiling": subject.reference(scorer.real[number], held_out, scorer.embed),
+            "ceiling": subject.reference(scorer.real[number], _held_out(job, number), scorer.embed),
         }
+        for number, concept in enumerate(config.subjects)
+    }
+    bleed = subject.bleed(drawn, scorer.real, scorer.embed).tolist() if len(drawn) > 1 else None
+    del scorer, job, method
+    plain = Scorer(untrained(config), run, EVALUATION_SEED)
+    for number, one in enumerate(subjects.values()):
+        one["floor"] = plain.worth(number, plain.drawn(number, trained=False))
     result = {
         "method": config.method,
         "prior": config.prior,
@@ -52,18 +55,24 @@ def evaluate_subjects(run: Path) -> dict[str, Any]:
         "subjects": subjects,
         **cost.total(run / "energy.jsonl", "train"),
     }
-    if len(drawn) > 1:
-        result["bleed"] = subject.bleed(drawn, scorer.real, scorer.embed).tolist()
+    if bleed:
+        result["bleed"] = bleed
     sheets = [(int(file.stem.rpartition("-")[2]), file) for file in sorted((run / "samples").glob("score-*.png"))]
     subject_report.write(run, result, read_log(run / "log.jsonl"), sheets)
-    _card(run, job, result)
+    _card(run, config, result)
     return json.loads((run / "report.json").read_text(encoding="utf-8"))
 
 
-def untrained(job: Job) -> Job:
-    """The same with the prior as it was before the run."""
-    plain = job.config.model_copy(update={"adapter": "full", "base_precision": "fp32", "start_from": None})
-    return replace(job, method=Finetune(load_prior(plain).to(device()), plain))
+def untrained(config: PersonalizeConfig) -> Job:
+    """The job of a run with the prior as it was before: held as the run holds it, with what was merged into it.
+
+    Its LoRA is the one that a fine-tune begins with, which adds nothing. To be called when the run's own network is
+    gone: two at once may be more than there is room for.
+    """
+    gc.collect()
+    fresh = {"method": "finetune", "adapter": "lora", "adapter_targets": (), "start_from": None}
+    plain = config.model_copy(update=fresh)
+    return build(plain, device(), build_method(plain, device()))
 
 
 def _held_out(job: Job, number: int) -> torch.Tensor | None:
@@ -73,10 +82,8 @@ def _held_out(job: Job, number: int) -> torch.Tensor | None:
     return torch.stack([job.test.truth(one, side) for one in own]) if own else None
 
 
-def _card(run: Path, job: Job, result: dict[str, Any]) -> None:
+def _card(run: Path, config: PersonalizeConfig, result: dict[str, Any]) -> None:
     """README.md: what this model is, what it came from, what it cost, how good it is."""
-    config = job.config
-    assert isinstance(config, PersonalizeConfig)
     taught = ", ".join(f"`{concept.words}` from `{concept.data}`" for concept in config.subjects)
     lines = [
         f"# {run.name}",

@@ -75,7 +75,7 @@ def train(config: MethodConfig) -> Path:
     for loader in (job.train, job.validation):
         loader.refresh()
     job = replace(job, kept=class_pictures.kept(job, folder))
-    _ = job.method.null  # the last that needs the text encoders
+    job.method.read_ahead()
     job.method.prior.parts.release()
     if main and job.train.encoder.full:
         console.print(

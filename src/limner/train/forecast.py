@@ -67,7 +67,7 @@ def forecast(count: Count, method: Method, config: MethodConfig, sizes: Sizes) -
         picture_BCHW = torch.empty(PICTURES_AT_ONCE, 3, sizes.height_px, sizes.width_px, device=count.device)
         mean_BCHW, std_BCHW = prior.encode_image(picture_BCHW)
         text = prior.encode_text([""] * TEXTS_AT_ONCE)
-        _ = method.null
+        method.read_ahead()
     found.latent = (mean_BCHW.nbytes + std_BCHW.nbytes) // len(mean_BCHW)
     found.text = sum(part.nbytes for part in text.parts() if part is not None) // len(text)
     own, wanted = prior.latent_CHW, tuple(mean_BCHW.shape[1:])

@@ -31,19 +31,19 @@ class Learner:
         self.optimizer = torch.optim.AdamW(self.weights, weight_decay=self.config.weight_decay, fused=True)
         self.num_steps = 0
 
-    def rate(self, step: int) -> float:
-        """Learning rate at ``step`` of the run: warm-up by this name's own count, decay by the run's progress."""
+    def rate(self, progress: float) -> float:
+        """Learning rate: warm-up by this name's own count, decay by the share of the stage that is done."""
         warm = min(1.0, (self.num_steps + 1) / (self.config.warmup_steps + 1))
         fall = 1.0
         if self.config.decay == "cosine":
-            fall = 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
+            fall = 0.5 * (1 + math.cos(math.pi * progress))
         return self.learning_rate * warm * fall
 
-    def apply(self, step: int) -> Tensor:
+    def apply(self, progress: float) -> Tensor:
         """Clip, step, average, and drop the gradients; returns the gradient's norm before clipping."""
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step)
+            group["lr"] = self.rate(progress)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()

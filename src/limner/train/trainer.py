@@ -112,9 +112,10 @@ class Trainer:
 
     @property
     def _stale(self) -> bool:
-        """Whether the last ``patience`` scores were no better than the best."""
+        """Whether the last ``patience`` scores, all since the last hand-over, were no better than the best."""
         most, best = self.config.patience * self.config.evaluate_every, self.best
-        return best is not None and 0 < most <= self.step - best["step"]
+        scores = self.accelerator.is_main_process  # the others' best is that of the last resume
+        return scores and best is not None and 0 < most <= self.step - max(best["step"], *self.method.hand_over_at)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -131,8 +132,8 @@ class Trainer:
                 raise RunError(said, "a method must yield the same names in the same order for every batch of a step")
             for name in lowered[0]:
                 self._average_gradients(self.learners[name])
-                row[f"learning_rate/{name}"] = self.learners[name].rate(self.step)
-                row[f"gradient_norm/{name}"] = self.learners[name].apply(self.step)
+                row[f"learning_rate/{name}"] = self.learners[name].rate(self.method.progress(self.step))
+                row[f"gradient_norm/{name}"] = self.learners[name].apply(self.method.progress(self.step))
         row["seconds"] = time.monotonic() - start
         self._unread.append((self.step + 1, row))
 
@@ -241,8 +242,7 @@ class Trainer:
             return
         files, state = checkpoint.read(done[-1])
         if state["pictures_per_step"] != self.pictures_per_step:
-            had = state["pictures_per_step"]
-            said = f"{self.folder} has had {had} pictures a step, not {self.pictures_per_step}."
+            said = f"{self.folder} has had {state['pictures_per_step']} pictures a step, not {self.pictures_per_step}."
             raise RunError(said, "go on with the same number of processes")
         self.step = self.saved_step = state["step"]
         self.best = checkpoint.best(self.checkpoints, state)
