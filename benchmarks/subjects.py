@@ -43,7 +43,7 @@ WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,co
 LAYERS = {"adapter_targets": WIDE, "rank": "32", "alpha": "32", "learning_rate": "3e-3"}
 COMMON = {
     "caption_template": TEMPLATE, "caption_from": "data", "masked_loss": "mask", "class_pictures": "48",
-    "guidance_scale": "1.5", "save_every": "100000", "sample_every": "100000",
+    "guidance_scale": "1.5", "noise_bias": "2", "save_every": "100000", "sample_every": "100000",
 }  # fmt: skip
 METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "dreambooth lora": ("dreambooth", {"adapter": "lora", **LAYERS}),

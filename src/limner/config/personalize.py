@@ -48,6 +48,7 @@ class PersonalizeConfig(MethodConfig):
         "lora", description="what of the network learns: all, or a small addition of this kind"
     )
     steps: int = Field(600, ge=1, description="optimiser steps, at most")
+    flip: bool = Field(False, description="mirror every second picture; of most subjects the sides are part")
     learning_rate: float = Field(
         default_factory=lambda given: 5e-6 if given.get("adapter") == "full" else 1e-4,
         gt=0,
@@ -71,6 +72,9 @@ class PersonalizeConfig(MethodConfig):
     )  # fmt: skip
     timesteps: Literal["uniform", "logit_normal"] | None = Field(
         None, description="training times; default: logit_normal, shifted as the prior says, for flow, else uniform"
+    )
+    noise_bias: float = Field(
+        1.0, gt=0, description="uniform times t get a density ~ t^(noise_bias - 1): above 1 leans to noise, to shape"
     )
 
     prompts: tuple[str, ...] = Field(
@@ -130,6 +134,8 @@ class PersonalizeConfig(MethodConfig):
                         f"no class_word says what kind of thing '{concept.trigger}' is",
                         "give --class-word dog, or what it is; without one, --preservation off",
                     )
+        if self.timesteps == "logit_normal" and self.noise_bias != 1:
+            raise ValueError("noise_bias is for uniform times: leave timesteps out")
         if self.regularisation and self.preservation != "pictures":
             raise ValueError(f"regularisation is for preservation pictures, and that is {self.preservation}")
         own = {name: type(self).model_fields[name].default for name in ("data", "trigger", "class_word")}

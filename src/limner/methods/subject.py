@@ -82,10 +82,10 @@ class SubjectMethod(Method):
         dice, shape = batch.dice, batch.mean_BCHW.shape[1:]
         z_0 = self.prior.draw(batch.mean_BCHW, batch.std_BCHW, dice.normal(*shape))
         eps = dice.normal(*shape)
-        around_middle = self.prior.path.logit_normal
+        around_middle = self.prior.path.logit_normal and self.config.noise_bias == 1
         if self.config.timesteps:
             around_middle = self.config.timesteps == "logit_normal"
-        u_B = torch.sigmoid(dice.normal()) if around_middle else dice.uniform()
+        u_B = torch.sigmoid(dice.normal()) if around_middle else dice.uniform() ** (1 / self.config.noise_bias)
         cond, asked = self.text_of(batch), dice.uniform() >= self.config.caption_dropout
         if self.config.caption_dropout:
             cond = cond.where(asked, self.null.expand(len(batch)))
