@@ -111,6 +111,7 @@ def test_concepts_are_told_apart_and_count_alike(ground: Path) -> None:
         ({"concepts": "sks cat=a, sks dog=b", "class_word": ""}, "two concepts have the trigger 'sks'"),
         ({"prompts": "a dog"}, "needs one {}"),
         ({"text_encoder": True, "preservation": "teacher"}, "teacher"),
+        ({"timesteps": "logit_normal", "noise_bias": 2.0}, "noise_bias is for uniform times"),
         ({"regularisation": "some", "preservation": "teacher"}, "regularisation is for preservation pictures"),
     ],
 )
@@ -238,6 +239,20 @@ def test_what_is_kept_counts_by_its_weight(ground: Path, tmp_path: Path) -> None
         losses[weight] = float(update.loss.detach()), float(update.log["loss/kept"])
     assert losses[1.0][0] - losses[0.0][0] == pytest.approx(losses[1.0][1])
     assert losses[3.0][0] - losses[0.0][0] == pytest.approx(3 * losses[1.0][1])
+
+
+@pytest.mark.parametrize("path", ["v", "flow"])
+def test_times_lean_to_noise_where_asked(
+    ground: Path, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A density of 2t has its mean at two thirds, on flow priors too."""
+    job = run.build(configure(ground, tmp_path, path, noise_bias=2.0, preservation="off"), CPU)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(job.method.prior.path, "draw_t", lambda u_B: seen.append(u_B) or u_B.clamp(min=0.01))
+    for number in range(80):
+        batch = job.train.collate(job.train.upright(list(job.train.samples[:2])), number, [0, 1])
+        job.method.losses(batch)  # type: ignore[attr-defined]
+    assert float(torch.cat(seen).mean()) == pytest.approx(2 / 3, abs=0.05)
 
 
 def test_a_concept_counts_by_its_weight(ground: Path, tmp_path: Path) -> None:

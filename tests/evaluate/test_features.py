@@ -12,6 +12,12 @@ def pictures(num: int = 3, side: int = 64) -> torch.Tensor:
     return torch.randint(256, (num, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def of_a_silent_folder(embed: ClipEmbedder) -> tuple[torch.Tensor, torch.Tensor]:
+    """A CLIP's pixels are normalised as OpenAI's; those of another pair to [-1, 1]."""
+    mean, std = (CLIP_MEAN, CLIP_STD) if embed.crops else ((0.5,) * 3, (0.5,) * 3)
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+
+
 def test_features_lie_on_a_sphere_of_radius_sqrt_d(embed):
     features = embed(pictures())
     assert features.shape == (3, 12)
@@ -19,7 +25,8 @@ def test_features_lie_on_a_sphere_of_radius_sqrt_d(embed):
 
 
 def test_features_are_those_of_clip(embed):
-    x = (pictures().float() / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
+    mean, std = of_a_silent_folder(embed)
+    x = (pictures().float() / 255 - mean) / std
     wanted = embed.model(input_ids=torch.tensor([[0, 1]]), pixel_values=x).image_embeds
     torch.testing.assert_close(embed(pictures()), wanted * 12**0.5)
 
@@ -35,10 +42,7 @@ def test_normalisation_of_the_folder_is_used(clip_folder, embed, tmp_path):
     folder = shutil.copytree(clip_folder, tmp_path / "clip")
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4] * 3, "image_std": [0.3] * 3}))
     other = ClipEmbedder(folder, "other")
-    mean, std = (
-        torch.tensor(CLIP_MEAN).view(3, 1, 1),
-        torch.tensor(CLIP_STD).view(3, 1, 1),
-    )  # of a folder that is silent
+    mean, std = of_a_silent_folder(embed)
     scaled = ((pictures().float() / 255 - 0.4) / 0.3 * std + mean) * 255
     torch.testing.assert_close(other(pictures()), embed(scaled))
     (folder / "preprocessor_config.json").rename(folder / "kept.json")
