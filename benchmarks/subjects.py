@@ -153,7 +153,9 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     """Markdown, a row a method: means over the subjects; place is 0 at the floor and 1 at the ceiling."""
     first = next(iter(found.values()))["mean"]
     lines = ["| | subject | place | prompt | drift | copied | diversity | minutes | MB |", "|---|" + "---|" * 8]
-    for name, end in (("untrained, told its looks", first["untrained"]), ("real pictures", first["real"])):
+    real, decoded = first["real"], {"subject": first["real"]["decoded"]}
+    ends = {"untrained, told its looks": first["untrained"], "real pictures": real}
+    for name, end in (ends | {"real pictures through the prior's autoencoder": decoded}).items():
         lines.append(row(name, end, first, "", ""))
     for name, report in found.items():
         mean, seconds = report["mean"], report["seconds"]

@@ -143,3 +143,6 @@ def test_on_the_built_in_subjects_prompts_are_the_datas_own_with_the_trigger_onc
     assert all(prompt.count("sks toolbox") == prompt.count("sks") == 1 for prompt in task.prompts)
     assert [prompt.replace("sks ", "") for prompt in task.prompts] == task.plain
     assert all("toolbox in red with a black handle" in prompt and "sks" not in prompt for prompt in task.looks)
+    assert task.decoded_NCHW is not None and task.truth_NCHW is not None
+    lost = (task.decoded_NCHW.float() - task.truth_NCHW.float()).square().mean() / 255**2
+    assert 20 < -10 * float(lost.log10()) < 30  # dB: near the truth, and not it

@@ -24,6 +24,7 @@ METRICS = {
     "clip_i": ("CLIP-I", "likeness to the real pictures; higher is better"),
     "clip_t": ("CLIP-T", "agreement with the prompt; higher is better"),
     "subject": ("subject", "likeness to the real pictures; higher is better"),
+    "decoded": ("decoded", "subject, of real pictures through the prior's autoencoder: what it can draw at best"),
     "context": ("context", "likeness to the true picture of the prompt; higher is better"),
     "prompt": ("prompt", "agreement with the prompt; higher is better"),
     "drift": ("drift", "likeness of the whole class to the subject; lower is better"),

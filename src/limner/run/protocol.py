@@ -20,7 +20,7 @@ from torch import Tensor
 
 from limner.config import PersonalizeConfig
 from limner.config.personalize import Concept, class_prompt
-from limner.data.prepare import open_picture
+from limner.data.prepare import open_picture, to_float, to_uint8
 from limner.errors import ConfigError, DataError, PriorError, RunError
 from limner.evaluate import dreambench, features, subject_report
 from limner.evaluate.dreambench import PICTURES_EACH, Row, Subject
@@ -196,6 +196,7 @@ def _own_task(job: Job, number: int) -> Task:
     def told(sample: Sample, words: str) -> str:
         return re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _: words, sample.meta["said"], count=1)
 
+    truth_NCHW = torch.stack([job.test.truth(one, side) for one in test])
     return Task(
         word,
         word,
@@ -204,8 +205,17 @@ def _own_task(job: Job, number: int) -> Task:
         [job.train.truth(one, side) for one in train],
         [told(one, one.meta["looks"]) for one in test],
         [one.meta["kind"] for one in test],
-        torch.stack([job.test.truth(one, side) for one in test]),
+        truth_NCHW,
+        _decoded(job, truth_NCHW),
     )
+
+
+@torch.no_grad()
+def _decoded(job: Job, x_NCHW: Tensor) -> Tensor:
+    """Pictures through the prior's autoencoder, uint8: what it could draw at best."""
+    prior = job.method.prior
+    some = (prior.encode_image(to_float(part.to(job.train.device)))[0] for part in x_NCHW.split(job.at_once))
+    return torch.cat([to_uint8(prior.decode(mean_BCHW)) for mean_BCHW in some])
 
 
 def _draw_all(job: Job, prompts: Sequence[str], title: str) -> Tensor:

@@ -19,7 +19,7 @@ class Task:
 
     prompts: with the words that were learnt. plain: the same with the class word alone, for agreement. real: uint8
     (3, H, W), of any size. Of the built-in data alone: looks, the prompts with words for how it looks, which the
-    untrained prior is told; kinds and truth_NCHW of each prompt.
+    untrained prior is told; kinds and truth_NCHW of each prompt; decoded_NCHW, that through the prior's autoencoder.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Task:
     looks: Sequence[str] = ()
     kinds: Sequence[str] = ()
     truth_NCHW: Tensor | None = None
+    decoded_NCHW: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,17 @@ def on_own(
 ) -> tuple[dict[str, Any], Ends]:
     """(scores, those of the untrained prior and of real pictures), by the eye."""
     eye, text_ND, real_MD = judges.clip, judges.clip.texts(task.plain), _each(judges.clip, task.real)
-    assert floor is not None and task.truth_NCHW is not None
+    assert floor is not None and task.truth_NCHW is not None and task.decoded_NCHW is not None
     truth_ND = eye(task.truth_NCHW)
     found = []
     for drawn, bare in ((made, its_class), (floor, plain_class)):
         made_NKD = _rows(eye, drawn)
         context = {"context": subject.agreement(made_NKD, truth_ND)}
         found.append(subject.of_features(made_NKD, text_ND, real_MD, eye(bare)) | subject.means(context))
-    prompt = subject.means({"prompt": subject.agreement(truth_ND[:, None], text_ND)})
-    return found[0], {"untrained": found[1], "real": subject.reference_of_features(real_MD, truth_ND) | prompt}
+    real = subject.reference_of_features(real_MD, truth_ND)
+    real |= subject.means({"prompt": subject.agreement(truth_ND[:, None], text_ND)})
+    real |= subject.means({"decoded": subject.fidelity(eye(task.decoded_NCHW)[:, None], real_MD)})
+    return found[0], {"untrained": found[1], "real": real}
 
 
 def on_dreambooth(
