@@ -115,7 +115,7 @@ class Trainer:
         """Whether the last ``patience`` scores, all since the last hand-over, were no better than the best."""
         most, best = self.config.patience * self.config.evaluate_every, self.best
         scores = self.accelerator.is_main_process  # the others' best is that of the last resume
-        return scores and best is not None and 0 < most <= self.step - max(best["step"], *self.method.hand_over_at)
+        return scores and best is not None and 0 < most <= self.step - max([best["step"], *self.method.hand_over_at])
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
