@@ -175,8 +175,8 @@ def gain(report: dict[str, Any], metric: str) -> str:
 
 def row(name: str, scores: dict[str, Any], mean: dict[str, Any], minutes: str, megabytes: str) -> str:
     where = place(scores["subject"], mean["untrained"]["subject"], mean["real"]["subject"])
-    interval = scores.get("subject_interval")
-    ends = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    low_high = scores.get("subject_interval")
+    ends = f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
     keys = ("prompt", "drift", "copied", "diversity")
     cells = [
         f"{scores['subject']:.3f}{ends}",

@@ -81,6 +81,8 @@ def test_a_template_is_said_of_the_subject_and_of_its_class(template: str, of_su
         ("a photo of {trigger} {class_word}, {caption}", "a photo of an owl"),
         ("{caption}, {trigger} {class_word}", "an owl"),
         ("{caption}", "a photo of an owl"),
+        ("{caption} cute {trigger} {class_word}", "cute owl"),
+        ("a {colour} {trigger} {class_word} at night", "an owl at night"),
         ("a cute {trigger} {class_word} at night", "a cute owl at night"),
         ("The {trigger} {class_word}", "The owl"),
     ],

@@ -157,11 +157,11 @@ def class_prompt(template: str, class_word: str) -> str:
     def fill(found: re.Match[str]) -> str:
         if found[1]:
             return f"{found[1]} {class_word}" if found[1].lower() == "the" else with_article(class_word)
-        before = template[: found.start()].split()
+        before = found.string[: found.start()].split()
         described = before and before[-1].isalpha() and before[-1].lower() not in PREPOSITIONS
         return class_word if described else with_article(class_word)
 
-    general = OF_ONE.sub("", template)
+    general = OF_ONE.sub(" ", template).strip()
     said = re.sub(rf"(?:\b(an?|the)\s+)?(?:{PLACE.pattern})", fill, general, flags=re.IGNORECASE)
     return said if class_word in said else f"a photo of {with_article(class_word)}"
 

@@ -11,7 +11,7 @@ import torch
 
 from limner.config import PersonalizeConfig
 from limner.evaluate import subject, subject_report
-from limner.run.job import Job, build, build_method, device, open_run
+from limner.run.job import Job, build, device, open_run
 from limner.run.scoring import METRICS, SEED, Scorer
 from limner.train import cost
 from limner.train.log import read as read_log
@@ -71,8 +71,7 @@ def untrained(config: PersonalizeConfig) -> Job:
     """
     gc.collect()
     fresh = {"method": "finetune", "adapter": "lora", "adapter_targets": (), "start_from": None}
-    plain = config.model_copy(update=fresh)
-    return build(plain, device(), build_method(plain, device()))
+    return build(config.model_copy(update=fresh), device())
 
 
 def _held_out(job: Job, number: int) -> torch.Tensor | None:

@@ -39,11 +39,11 @@ class Learner:
             fall = 0.5 * (1 + math.cos(math.pi * progress))
         return self.learning_rate * warm * fall
 
-    def apply(self, progress: float) -> Tensor:
-        """Clip, step, average, and drop the gradients; returns the gradient's norm before clipping."""
+    def apply(self, rate: float) -> Tensor:
+        """Clip, step at this rate, average, and drop the gradients; returns the gradient's norm before clipping."""
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(progress)
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update()

@@ -132,8 +132,8 @@ class Trainer:
                 raise RunError(said, "a method must yield the same names in the same order for every batch of a step")
             for name in lowered[0]:
                 self._average_gradients(self.learners[name])
-                row[f"learning_rate/{name}"] = self.learners[name].rate(self.method.progress(self.step))
-                row[f"gradient_norm/{name}"] = self.learners[name].apply(self.method.progress(self.step))
+                row[f"learning_rate/{name}"] = rate = self.learners[name].rate(self.method.progress(self.step))
+                row[f"gradient_norm/{name}"] = self.learners[name].apply(rate)
         row["seconds"] = time.monotonic() - start
         self._unread.append((self.step + 1, row))
 
