@@ -172,3 +172,13 @@ def test_a_concept_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.C
 def test_no_embedder_is_asked_where_words_alone_are_wrong() -> None:
     concept = Concept(trigger="fox", class_word="fox", data="x")
     assert [finding.code for finding in subject.of_words(concept, lambda word: True)] == ["trigger-is-class"]
+
+
+def test_captions_that_all_lack_the_trigger_are_an_error_as_in_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = training("tiger", tmp_path / "tiger")
+    for picture in folder.glob("*.webp"):
+        picture.with_suffix(".txt").write_text("an orange thing")
+    code, found = check(capsys, folder, *TIGER, "--caption-from", "data")
+    assert code == 1 and found["nameless"][0]["severity"] == "error"

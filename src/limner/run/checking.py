@@ -18,7 +18,6 @@ from limner.config.personalize import told
 from limner.data.auditing import subject
 from limner.data.auditing.examine import Rules
 from limner.data.auditing.strays import alone, in_roles, rescue, tree_of
-from limner.data.captions import missing_words
 from limner.data.check import Audit, audit, numbers
 from limner.data.findings import SEVERITIES, Finding, Needs, refused
 from limner.data.read import stream
@@ -99,11 +98,12 @@ def of_subjects(config: PersonalizeConfig, prior: Prior, training: Sequence[Samp
     sets: list[list[Sample]] = [[] for _ in config.subjects]
     for sample in training:
         sets[sample.meta["concept"]].append(sample)
-    return list(subject.findings(config, sets, functools.partial(is_common, prior), features.load(config.eye)))
+    captioner, known = recipe_of(config, prior.image_px, None).captioner, functools.partial(is_common, prior)
+    return list(subject.findings(config, sets, known, features.load(config.eye), captioner))
 
 
 def warn(config: PersonalizeConfig, prior: Prior, training: Sequence[Sample], console: Console) -> None:
-    """Say before a run what ``limner check`` says of its subjects, and of captions that do not name them.
+    """Say before a run what ``limner check`` says of its subjects.
 
     Raises:
         DataError: it would go wrong.
@@ -111,26 +111,11 @@ def warn(config: PersonalizeConfig, prior: Prior, training: Sequence[Sample], co
     if config.eye == "eye" and config.prior != "mini":
         said = "scores, and the checkpoint that is kept, are by limner's own eye, which knows drawn things; "
         console.print(f"{said}for photographs give --eye openai/clip-vit-base-patch32", soft_wrap=True)
-    _tell_of_nameless(config, prior, training, console)
     for finding in of_subjects(config, prior, training):
         if finding.severity == "error":
             raise finding.error()
         if finding.severity == "warning":
             console.print(f"{finding.file} {finding.cause}; {finding.remedy}", highlight=False, soft_wrap=True)
-
-
-def _tell_of_nameless(config: PersonalizeConfig, prior: Prior, training: Sequence[Sample], console: Console) -> None:
-    """A caption without the trigger teaches nothing of it; a run of which that is true of all captions is refused."""
-    captioner = recipe_of(config, prior.image_px, None).captioner
-    told = [(captioner.caption(sample, 0), sample.meta["trigger"]) for sample in training]
-    nameless = [caption for caption, trigger in told if missing_words(caption, trigger, "")]
-    if not nameless:
-        return
-    said = f"{len(nameless)} of {len(told)} captions lack the trigger, such as '{nameless[0]}'"
-    hint = "write it into them, give --class-word where they say it, or take --caption-from template"
-    if len(nameless) == len(told):
-        raise DataError(f"{config.data}: {said}; nothing would be learnt of it.", hint)
-    console.print(f"{said}; {hint}", highlight=False, soft_wrap=True)
 
 
 def _rescued(config: MethodConfig, error: DataError, rules: Rules, limit: int | None) -> tuple[Audit, Data]:

@@ -8,6 +8,7 @@ benchmarks/outliers.py measures how often that is right; docs/data.md has the nu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,8 +19,9 @@ from torch import Tensor
 from limner.config.personalize import Concept, PersonalizeConfig
 from limner.data import prepare
 from limner.data.auditing import facts
+from limner.data.captions import Captioner, missing_words
 from limner.data.findings import Finding
-from limner.errors import DataError
+from limner.errors import DataError, LimnerError
 from limner.types import Sample
 
 FEWEST, MOST = 3, 30  # pictures of a subject; usual numbers
@@ -32,7 +34,11 @@ Embed = Callable[[Tensor], Tensor]  # uint8 BCHW -> features BD
 
 
 def findings(
-    config: PersonalizeConfig, sets: Sequence[Sequence[Sample]], is_common: Callable[[str], bool], embed: Embed
+    config: PersonalizeConfig,
+    sets: Sequence[Sequence[Sample]],
+    is_common: Callable[[str], bool],
+    embed: Embed,
+    captioner: Captioner,
 ) -> Iterator[Finding]:
     """Everything about the subjects of a run.
 
@@ -40,12 +46,14 @@ def findings(
         sets: the training pictures of each of ``config.subjects``.
         is_common: whether the prior is likely to know a word.
         embed: features of pictures; their directions count.
+        captioner: of the run.
     """
     yield from shared(config.subjects, sets)
     seen = max(1, config.accumulate) * config.batch_size * config.steps / max(1, sum(map(len, sets)))
     for concept, samples in zip(config.subjects, sets, strict=True):
         yield from of_words(concept, is_common)
         yield from of_number(concept, len(samples), seen)
+        yield from of_captions(concept, samples, captioner)
         yield from outliers(samples, embed)
 
 
@@ -66,6 +74,19 @@ def of_words(concept: Concept, is_common: Callable[[str], bool]) -> Iterator[Fin
             "such as --class-word dog: worth much (DreamBooth's table 4: DINO 0.744 with the right one, 0.303 without)"
         )
         yield Finding("warning", "no-class-word", name, cause, remedy)
+
+
+def of_captions(concept: Concept, samples: Sequence[Sample], captioner: Captioner) -> Iterator[Finding]:
+    """A caption without the trigger teaches nothing of it; where all are, nothing is learnt."""
+    captions = []
+    with contextlib.suppress(LimnerError):  # a caption that cannot be made, which is said of its file
+        captions = [captioner.caption(sample, 0) for sample in samples]
+    nameless = [caption for caption in captions if missing_words(caption, concept.trigger, "")]
+    if nameless:
+        few = "is not learnt from all" if len(nameless) < len(captions) else "would not be learnt"
+        cause = f"{few}: {len(nameless)} of {len(captions)} captions lack the trigger, such as '{nameless[0]}'"
+        remedy = "write it into them, give --class-word where they say it, or take --caption-from template"
+        yield Finding("warning" if len(nameless) < len(captions) else "error", "nameless", concept.data, cause, remedy)
 
 
 def of_number(concept: Concept, num: int, seen: float) -> Iterator[Finding]:
