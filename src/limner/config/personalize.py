@@ -145,6 +145,10 @@ class PersonalizeConfig(MethodConfig):
         own = {name: type(self).model_fields[name].default for name in ("data", "trigger", "class_word")}
         if self.class_prompts and (self.regularisation or self.preservation != "pictures"):
             raise ValueError("class_prompts is for class pictures, and none are drawn")
+        if len(self.class_prompts) > self.class_pictures:
+            raise ValueError(
+                f"{len(self.class_prompts)} class_prompts are more than the {self.class_pictures} pictures"
+            )
         if self.concepts and any(getattr(self, name) != default for name, default in own.items()):
             raise ValueError("concepts bring their own data, trigger and class_word")
         if self.stream:

@@ -92,8 +92,8 @@ def _words(config: PersonalizeConfig) -> list[str]:
 def _files(config: PersonalizeConfig, word: str, folder: Path) -> dict[str, list[Path]]:
     """Prompt -> where the pictures of a class that are drawn of it lie; the prompts take turns."""
     own = folder / "class" / re.sub(r"\W+", "-", word)
-    prompts = [prompt.replace("{}", word) for prompt in config.class_prompts]
-    prompts = prompts or [class_prompt(config.caption_template, word)]
+    templates = [prompt.replace("{}", "{class_word}") for prompt in config.class_prompts] or [config.caption_template]
+    prompts = list(dict.fromkeys(class_prompt(template, word) for template in templates))
     files = [own / f"{number:05d}.png" for number in range(config.class_pictures)]
     return {prompt: files[place :: len(prompts)] for place, prompt in enumerate(prompts)}
 
