@@ -63,6 +63,10 @@ class PersonalizeConfig(MethodConfig):
     )  # fmt: skip
     preservation_weight: float = Field(1.0, ge=0, description="of that, beside the loss on the subject")
     class_pictures: int = Field(100, ge=1, description="pictures of each class that are drawn")
+    class_batch_size: int | None = Field(
+        None, ge=1, description="of these or of regularisation, beside the batch_size of the subject in each step; "
+        "default: as many; fewer take less memory and time"
+    )  # fmt: skip
     class_prompts: tuple[str, ...] = Field(
         (), description="what they are asked for, in turn, with {} for the class word, | between: 'a photo of a "
         "{}|a photo of a {} on grass'; default: the caption template"
@@ -92,6 +96,11 @@ class PersonalizeConfig(MethodConfig):
         "folder of a CLIP model"
     )  # fmt: skip
     score_pictures: int = Field(4, ge=2, description="pictures drawn of each prompt for a score")
+
+    @property
+    def num_kept(self) -> int:
+        """Pictures of the class that a process sees beside those of the subject."""
+        return self.class_batch_size or self.batch_size
 
     @property
     def subjects(self) -> tuple[Concept, ...]:
@@ -149,6 +158,8 @@ class PersonalizeConfig(MethodConfig):
             raise ValueError(
                 f"{len(self.class_prompts)} class_prompts are more than the {self.class_pictures} pictures"
             )
+        if self.class_batch_size and self.preservation != "pictures":
+            raise ValueError(f"class_batch_size is for preservation pictures, and that is {self.preservation}")
         if self.concepts and any(getattr(self, name) != default for name, default in own.items()):
             raise ValueError("concepts bring their own data, trigger and class_word")
         if self.stream:
