@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
+from PIL import ImageColor
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from limner.config.fields import Closed, MethodConfig
@@ -43,6 +44,11 @@ class PersonalizeConfig(MethodConfig):
         "a photo of {trigger} {class_word}",
         description="for caption_from=template, for prompts and class pictures; also {caption}, {name}, any column",
     )
+
+    grounds: tuple[str, ...] = Field(
+        (), description="colours, such as 'grey, brown', that the subject is also shown on, cut out by masked_loss and "
+        "told 'on a grey background', so that a place is not taken for part of it"
+    )  # fmt: skip
 
     adapter: Literal["full", "lora", "dora", "lokr", "loha", "oft"] = Field(
         "lora", description="what of the network learns: all, or a small addition of this kind"
@@ -121,6 +127,21 @@ class PersonalizeConfig(MethodConfig):
             found.append({"trigger": trigger, "class_word": class_word.strip(), "data": data.strip()})
         return found
 
+    @field_validator("grounds", mode="before")
+    @classmethod
+    def _read_grounds(cls, given: Any) -> Any:
+        return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+
+    @field_validator("grounds")
+    @classmethod
+    def _grounds_are_colours(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            try:
+                ImageColor.getrgb(name.replace(" ", ""))
+            except ValueError:
+                raise ValueError(f"'{name}' is no colour", "a name such as grey, brown or light blue") from None
+        return tuple(dict.fromkeys(given))
+
     @field_validator("prompts", "class_prompts", mode="before")
     @classmethod
     def _read_prompts(cls, given: Any) -> Any:
@@ -160,6 +181,13 @@ class PersonalizeConfig(MethodConfig):
             )
         if self.class_batch_size and self.preservation != "pictures":
             raise ValueError(f"class_batch_size is for preservation pictures, and that is {self.preservation}")
+        if self.grounds and self.masked_loss == "off":
+            raise ValueError("grounds need to know where the subject is", "--masked-loss mask, or alpha")
+        if self.grounds and (self.caption_from == "name" or OF_ONE.search(self.caption_template)):
+            raise ValueError(
+                "on grounds the caption template is said of all pictures",
+                "let it hold {trigger} and {class_word} alone, and do not take captions from names",
+            )
         if self.concepts and any(getattr(self, name) != default for name, default in own.items()):
             raise ValueError("concepts bring their own data, trigger and class_word")
         if self.stream:

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from limner.config import MethodConfig, PersonalizeConfig, dump
+from limner.data.grounds import as_given
 from limner.data.load import Loader, Schedule, batches
 from limner.data.prepare import to_uint8
 from limner.errors import ConfigError, RunError
@@ -177,7 +178,7 @@ def _tell(job: Job, on: torch.device) -> None:
     if job.config.adapter != "full":
         console.print(summary(job.method.prior.network, job.config), highlight=False)
     if isinstance(job.config, PersonalizeConfig):
-        checking.warn(job.config, job.method.prior, job.train.samples, console)
+        checking.warn(job.config, job.method.prior, as_given(job.train.samples), console)
     if idle := placing.idle(job.config, on):
         console.print(idle)
     _tell_of_cut_captions(job)
