@@ -116,6 +116,12 @@ def test_concepts_are_told_apart_and_count_alike(ground: Path) -> None:
         ({"text_encoder": True, "preservation": "teacher"}, "teacher"),
         ({"timesteps": "logit_normal", "noise_bias": 2.0}, "noise_bias is for uniform times"),
         ({"regularisation": "some", "preservation": "teacher"}, "regularisation is for preservation pictures"),
+        ({"grounds": "gry", "masked_loss": "alpha"}, "'gry' is no colour's name"),
+        ({"grounds": "grey"}, "need to know where the subject is"),
+        (
+            {"grounds": "grey", "masked_loss": "alpha", "caption_from": "name"},
+            "on grounds the caption template is said",
+        ),
         ({"class_prompts": "a dog"}, "needs one {}"),
         ({"class_prompts": "a {}", "preservation": "off"}, "none are drawn"),
         ({"class_batch_size": 2, "preservation": "off"}, "class_batch_size is for preservation pictures"),

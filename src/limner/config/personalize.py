@@ -139,7 +139,7 @@ class PersonalizeConfig(MethodConfig):
             try:
                 ImageColor.getrgb(name.replace(" ", ""))
             except ValueError:
-                raise ValueError(f"'{name}' is no colour", "a name such as grey, brown or light blue") from None
+                raise ValueError(f"'{name}' is no colour's name, such as grey or light blue") from None
         return tuple(dict.fromkeys(given))
 
     @field_validator("prompts", "class_prompts", mode="before")

@@ -77,6 +77,11 @@ def on_grounds(samples: Iterable[Sample], grounds: Iterable[str], masked: str, t
             )
 
 
+def as_taken(image: File) -> File:
+    """The picture that a cut-out is of, whose opacity says where the subject is; others as they are."""
+    return image.image if isinstance(image, OnGround) else image
+
+
 def as_given(samples: Iterable[Sample]) -> list[Sample]:
     """Those that are the user's own pictures."""
     return [sample for sample in samples if not isinstance(sample.image, OnGround)]
