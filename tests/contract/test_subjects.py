@@ -116,15 +116,8 @@ def test_concepts_are_told_apart_and_count_alike(ground: Path) -> None:
         ({"text_encoder": True, "preservation": "teacher"}, "teacher"),
         ({"timesteps": "logit_normal", "noise_bias": 2.0}, "noise_bias is for uniform times"),
         ({"regularisation": "some", "preservation": "teacher"}, "regularisation is for preservation pictures"),
-        ({"grounds": "gry", "masked_loss": "alpha"}, "'gry' is no colour's name"),
-        ({"grounds": "grey"}, "need to know where the subject is"),
-        (
-            {"grounds": "grey", "masked_loss": "alpha", "caption_from": "name"},
-            "on grounds the caption template is said",
-        ),
         ({"class_prompts": "a dog"}, "needs one {}"),
         ({"class_prompts": "a {}", "preservation": "off"}, "none are drawn"),
-        ({"class_batch_size": 2, "preservation": "off"}, "class_batch_size is for preservation pictures"),
         ({"class_prompts": "a {}|the {}|no {}", "class_pictures": 2}, "3 class_prompts are more than the 2 pictures"),
     ],
 )
@@ -357,23 +350,6 @@ def test_a_run_ends_when_its_scores_no_longer_rise_and_stays_ended(
     run.train(config)
     assert checkpoint.all_of(folder / "checkpoints")[-1].name == "step-000008"
     assert next(scores) == 0.9
-
-
-def test_fewer_pictures_of_the_class_may_stand_beside_the_subjects(
-    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, seen = SubjectMethod.losses, list[tuple[int, int]]()
-
-    def watched(self: SubjectMethod, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        assert batch.kept is not None
-        seen.append((len(batch), len(batch.kept)))
-        own, kept = whole(self, batch)
-        assert kept is not None and kept.isfinite()
-        return own, kept
-
-    monkeypatch.setattr(SubjectMethod, "losses", watched)
-    run.train(configure(ground, tmp_path, class_batch_size=1, accumulate=2, steps=2))
-    assert seen == [(2, 1)] * 4
 
 
 def test_the_noise_of_what_is_kept_is_its_own(ground: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
-from PIL import ImageColor
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from limner.config.fields import Closed, MethodConfig
@@ -45,11 +44,6 @@ class PersonalizeConfig(MethodConfig):
         description="for caption_from=template, for prompts and class pictures; also {caption}, {name}, any column",
     )
 
-    grounds: tuple[str, ...] = Field(
-        (), description="colours, such as 'grey, brown', that the subject is also shown on, cut out by masked_loss and "
-        "told 'on a grey background', so that a place is not taken for part of it"
-    )  # fmt: skip
-
     adapter: Literal["full", "lora", "dora", "lokr", "loha", "oft"] = Field(
         "lora", description="what of the network learns: all, or a small addition of this kind"
     )
@@ -69,10 +63,6 @@ class PersonalizeConfig(MethodConfig):
     )  # fmt: skip
     preservation_weight: float = Field(1.0, ge=0, description="of that, beside the loss on the subject")
     class_pictures: int = Field(100, ge=1, description="pictures of each class that are drawn")
-    class_batch_size: int | None = Field(
-        None, ge=1, description="of these or of regularisation, beside the batch_size of the subject in each step; "
-        "default: as many; fewer take less memory and time"
-    )  # fmt: skip
     class_prompts: tuple[str, ...] = Field(
         (), description="what they are asked for, in turn, with {} for the class word, | between: 'a photo of a "
         "{}|a photo of a {} on grass'; default: the caption template"
@@ -104,11 +94,6 @@ class PersonalizeConfig(MethodConfig):
     score_pictures: int = Field(4, ge=2, description="pictures drawn of each prompt for a score")
 
     @property
-    def num_kept(self) -> int:
-        """Pictures of the class that a process sees beside those of the subject."""
-        return self.class_batch_size or self.batch_size
-
-    @property
     def subjects(self) -> tuple[Concept, ...]:
         """What is learnt, however it was given."""
         return self.concepts or (Concept(trigger=self.trigger, class_word=self.class_word, data=self.data, weight=1),)
@@ -126,21 +111,6 @@ class PersonalizeConfig(MethodConfig):
                 raise ValueError(f"'{part}' is not written as 'sks cat=photos/cat'")
             found.append({"trigger": trigger, "class_word": class_word.strip(), "data": data.strip()})
         return found
-
-    @field_validator("grounds", mode="before")
-    @classmethod
-    def _read_grounds(cls, given: Any) -> Any:
-        return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
-
-    @field_validator("grounds")
-    @classmethod
-    def _grounds_are_colours(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for name in given:
-            try:
-                ImageColor.getrgb(name.replace(" ", ""))
-            except ValueError:
-                raise ValueError(f"'{name}' is no colour's name, such as grey or light blue") from None
-        return tuple(dict.fromkeys(given))
 
     @field_validator("prompts", "class_prompts", mode="before")
     @classmethod
@@ -178,15 +148,6 @@ class PersonalizeConfig(MethodConfig):
         if len(self.class_prompts) > self.class_pictures:
             raise ValueError(
                 f"{len(self.class_prompts)} class_prompts are more than the {self.class_pictures} pictures"
-            )
-        if self.class_batch_size and self.preservation != "pictures":
-            raise ValueError(f"class_batch_size is for preservation pictures, and that is {self.preservation}")
-        if self.grounds and self.masked_loss == "off":
-            raise ValueError("grounds need to know where the subject is", "--masked-loss mask, or alpha")
-        if self.grounds and (self.caption_from == "name" or OF_ONE.search(self.caption_template)):
-            raise ValueError(
-                "on grounds the caption template is said of all pictures",
-                "let it hold {trigger} and {class_word} alone, and do not take captions from names",
             )
         if self.concepts and any(getattr(self, name) != default for name, default in own.items()):
             raise ValueError("concepts bring their own data, trigger and class_word")

@@ -226,14 +226,12 @@ def _on_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def batches(
-    loader: Loader, schedule: Schedule, start: int, stop: int, kept: tuple[Loader, Schedule] | None = None
-) -> Iterator[Batch]:
+def batches(loader: Loader, schedule: Schedule, start: int, stop: int, kept: Loader | None = None) -> Iterator[Batch]:
     """Every micro-batch of steps start..stop-1 in order, made one ahead in a thread; with one of ``kept`` beside."""
 
     def make(step: int, micro: int) -> Batch:
         batch = loader.batch(step, schedule, micro)
-        return batch if kept is None else replace(batch, kept=kept[0].batch(step, kept[1], micro))
+        return batch if kept is None else replace(batch, kept=kept.batch(step, schedule, micro))
 
     jobs = [(step, micro) for step in range(start, stop) for micro in range(schedule.accumulate)]
     ahead = None

@@ -16,7 +16,6 @@ from limner.data.cache import KEY_BYTES, Entry, Shelf, key
 from limner.data.captions import Captioner
 from limner.data.condition import Condition
 from limner.data.formats.files import Bytes
-from limner.data.grounds import as_taken
 from limner.data.imaging.decode import read_bytes
 from limner.data.imaging.geometry import window
 from limner.data.prepare import Style, View
@@ -158,7 +157,7 @@ class Pixels:
     def weight(self, look: Look, grid_HW: tuple[int, int]) -> Tensor:
         """How much each cell of the latent grid counts, float 1HW in [unmasked_weight, 1]."""
         recipe, sample = self.recipe, look.sample
-        view, file = self.view(look), sample.mask if recipe.masked == "mask" else as_taken(sample.image)
+        view, file = self.view(look), sample.mask if recipe.masked == "mask" else sample.image
         assert file is not None  # samples without a mask have been refused
         read = prepare.mask if recipe.masked == "mask" else prepare.alpha
         wanted = key("weight", recipe.masked, self.digest(file), view.text(), recipe.style.text(), repr(grid_HW))

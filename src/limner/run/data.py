@@ -18,12 +18,11 @@ from limner.data.buckets import make as make_buckets
 from limner.data.captions import Captioner, with_trigger
 from limner.data.condition import Condition, bind
 from limner.data.findings import Needs, lacks
-from limner.data.grounds import on_grounds
 from limner.data.order import Streamed
 from limner.data.pixels import Recipe
 from limner.data.prepare import Style
 from limner.data.read import read, stream
-from limner.data.records import splits
+from limner.data.records import Subset, splits
 from limner.data.views import Augment
 from limner.errors import ConfigError, DataError, did_you_mean
 from limner.types import Sample
@@ -33,7 +32,7 @@ Groups = list[tuple[Bucket, np.ndarray]]
 
 def load_splits(
     config: MethodConfig, image_px: int, multiple_px: int, check: Callable[[Sample], None] = lambda _: None
-) -> tuple[Sequence[Sample] | Streamed, Sequence[Sample], Sequence[Sample], Groups]:
+) -> tuple[Subset | Streamed, Sequence[Sample], Sequence[Sample], Groups]:
     """(training, held-out for choosing the best, held-out for the report, the training pictures by bucket).
 
     ``check`` is shown the records of a stream as they come, which cannot be looked at before.
@@ -55,9 +54,7 @@ def load_splits(
         raise DataError(f"{config.data} has no training pictures.", "set split to 'train' for some of them")
     # Evenly spaced over the names, which says nothing about content; the same pictures for every seed.
     few = max(1, round(config.fraction * num))
-    training: Sequence[Sample] = parts["train"].take(np.arange(few) * num // few)
-    if isinstance(config, PersonalizeConfig):
-        training = [*training, *on_grounds(training, config.grounds, config.masked_loss, _template(config))]
+    training = parts["train"].take(np.arange(few) * num // few)
     held_out = parts["validation"] if len(parts["validation"]) else parts["train"].take(slice(32))
     test = parts["test"] if len(parts["test"]) else held_out
     return training, held_out, test, _groups(training, config, image_px, multiple_px)
@@ -94,7 +91,7 @@ def load_subjects(config: PersonalizeConfig) -> list[Sample]:
     return records
 
 
-def _groups(training: Sequence[Sample], config: MethodConfig, image_px: int, multiple_px: int) -> Groups:
+def _groups(training: Subset, config: MethodConfig, image_px: int, multiple_px: int) -> Groups:
     """Which pictures are cut to which size."""
     shapes, resolutions_px = sizes_of(config, image_px, multiple_px)
     if len(shapes) == 1:

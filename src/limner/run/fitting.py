@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from limner.config import MethodConfig, PersonalizeConfig
+from limner.config import MethodConfig
 from limner.errors import LimnerError
 from limner.run import weighing
 from limner.run.job import load_prior, resolve
@@ -86,9 +86,6 @@ def _patient(config: MethodConfig) -> tuple[list[Changes], list[Changes]]:
     pictures = config.batch_size * config.accumulate
     smaller = [size for size in range(config.batch_size - 1, 0, -1) if config.batch_size % size == 0]
     fewer: list[Changes] = [{}, *({"batch_size": size, "accumulate": pictures // size} for size in smaller)]
-    if isinstance(config, PersonalizeConfig) and config.class_batch_size:
-        for way, size in zip(fewer[1:], smaller, strict=True):  # those of the class grow fewer alike
-            way["class_batch_size"] = max(1, config.class_batch_size * size // config.batch_size)
     again: Changes = {"gradient_checkpointing": True}
     return fewer, [] if config.gradient_checkpointing else [again | way for way in fewer]
 

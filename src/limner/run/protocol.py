@@ -20,7 +20,6 @@ from torch import Tensor
 
 from limner.config import PersonalizeConfig
 from limner.config.personalize import Concept, class_prompt
-from limner.data.grounds import as_given
 from limner.data.prepare import open_picture, to_float, to_uint8
 from limner.errors import ConfigError, DataError, PriorError, RunError
 from limner.evaluate import dreambench, features, subject_report
@@ -189,7 +188,7 @@ def _own_task(job: Job, number: int) -> Task:
     config, side = job.config, job.method.prior.image_px
     assert isinstance(config, PersonalizeConfig)
     train, test = (
-        [one for one in as_given(loader.samples) if one.meta["concept"] == number and one.split == split]
+        [one for one in loader.samples if one.meta["concept"] == number and one.split == split]
         for loader, split in ((job.train, "train"), (job.test, "test"))
     )
     word = test[0].meta["subject"]

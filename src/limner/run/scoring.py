@@ -15,7 +15,6 @@ from torch import Tensor
 
 from limner.config import PersonalizeConfig
 from limner.config.personalize import class_prompt
-from limner.data.grounds import as_given
 from limner.evaluate import features, subject
 from limner.run.class_pictures import draw
 from limner.run.job import Job
@@ -59,7 +58,7 @@ class Scorer:
         """The training pictures of each subject, uint8 (M, 3, H, W)."""
         loader, side = self.job.train, self.job.method.prior.image_px
         return [
-            torch.stack([loader.truth(one, side) for one in as_given(loader.samples) if one.meta["concept"] == number])
+            torch.stack([loader.truth(one, side) for one in loader.samples if one.meta["concept"] == number])
             for number in range(len(self.config.subjects))
         ]
 

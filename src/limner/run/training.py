@@ -20,8 +20,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from limner.config import MethodConfig, PersonalizeConfig, dump
-from limner.data.grounds import as_given
-from limner.data.load import Loader, Schedule, batches
+from limner.data.load import Schedule, batches
 from limner.data.prepare import to_uint8
 from limner.errors import ConfigError, RunError
 from limner.evaluate.report import write_text
@@ -106,15 +105,13 @@ def trainer_of(job: Job, folder: Path, accelerator: Accelerator) -> Trainer:
     schedule = Schedule(config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index)
     score: Callable[[int], dict[str, float]] = functools.partial(_score, job)
     look: Callable[[int], None] = functools.partial(_grid, job, folder)
-    kept: tuple[Loader, Schedule] | None = None
     if isinstance(config, PersonalizeConfig):
-        kept = (job.kept, replace(schedule, batch_size=config.num_kept)) if job.kept else None
         score, look = (scorer := Scorer(job, folder)).score, scorer.look
     return Trainer(
         job.method,
         config,
         folder,
-        functools.partial(batches, job.train, schedule, kept=kept),
+        functools.partial(batches, job.train, schedule, kept=job.kept),
         functools.partial(_borrowing, job, score),
         functools.partial(_borrowing, job, look),
         accelerator,
@@ -178,7 +175,7 @@ def _tell(job: Job, on: torch.device) -> None:
     if job.config.adapter != "full":
         console.print(summary(job.method.prior.network, job.config), highlight=False)
     if isinstance(job.config, PersonalizeConfig):
-        checking.warn(job.config, job.method.prior, as_given(job.train.samples), console)
+        checking.warn(job.config, job.method.prior, job.train.samples, console)
     if idle := placing.idle(job.config, on):
         console.print(idle)
     _tell_of_cut_captions(job)

@@ -137,16 +137,7 @@ def _score(method: Method, batch: Batch) -> None:
 
 
 def _batch(method: Method, device: torch.device, latent_CHW: tuple[int, ...], num: int, step: int = 0) -> Batch:
-    """Pictures and captions of a run, without contents, with what is kept beside them."""
-    config, made = method.config, _alone(method, device, latent_CHW, num, step)
-    if not (isinstance(config, PersonalizeConfig) and config.preservation == "pictures"):
-        return made
-    return replace(made, kept=_alone(method, device, latent_CHW, config.num_kept, step, seed=1))
-
-
-def _alone(
-    method: Method, device: torch.device, latent_CHW: tuple[int, ...], num: int, step: int, seed: int = 0
-) -> Batch:
+    """Pictures and captions of a run, without contents."""
     mean_BCHW = torch.empty(num, *latent_CHW, device=device)
     condition_px, condition_BCHW, weight_B1HW = method.condition_px, None, None
     if condition_px is not None:
@@ -157,7 +148,7 @@ def _alone(
         condition_BCHW = torch.empty(num, 3, *sides, device=device)
     if method.config.masked_loss != "off":
         weight_B1HW = torch.empty(num, 1, *latent_CHW[1:], device=device)
-    return Batch(
+    made = Batch(
         step=step,
         keys=[""] * num,
         captions=[""] * num,
@@ -166,9 +157,12 @@ def _alone(
         std_BCHW=torch.empty_like(mean_BCHW),
         text=method.null.map(lambda part: part.expand(num, *part.shape[1:]).clone()),
         condition_BCHW=condition_BCHW,
-        dice=Dice(seed, step, range(num), device),
+        dice=Dice(0, step, range(num), device),
         weight_B1HW=weight_B1HW,
     )
+    config = method.config
+    keeps = isinstance(config, PersonalizeConfig) and config.preservation == "pictures"
+    return replace(made, kept=replace(made, dice=Dice(1, step, range(num), device))) if keeps else made
 
 
 def _meta(method: Method) -> dict[str, str]:
