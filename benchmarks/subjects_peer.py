@@ -2,7 +2,7 @@
 
     python benchmarks/subjects_peer.py --out scratch/peer --scripts diffusers/examples --subjects dog,toolbox,ghost
 
-Times are of whole commands, in turn. The script is given pictures of the class, which it need not draw, and as many
+Times are of whole commands, in turn. The script is given limner's class pictures, which it need not draw, and as many
 steps as fit into the time that limner's run took (its own start and rate are measured first). It learns one prompt, as
 its users do, at each of several learning rates; limner, whose settings were chosen on two other subjects, the captions
 and the masks that lie beside the pictures. Its adapter is scored as limner's: opened
@@ -25,8 +25,6 @@ from limner.data.builtin.subjects import subjects as builtin
 from limner.data.prepare import open_picture
 from limner.evaluate.subject import place
 from limner.priors.mini import FOLDER as MINI
-from limner.run import class_pictures, resolve
-from limner.run.job import build, device
 
 HERE = Path(__file__).parent
 NAME = "dreambooth lora"
@@ -51,7 +49,7 @@ def main() -> None:
     for name in names:
         whole, fewer, *peers = (folder / name for folder in folders.values())
         seconds[arms[0]].append(train(whole, NAME, name, options.steps))
-        given = pictures(options.out / "pictures" / name, name), of_class(options.out / "pictures", name)
+        given = pictures(options.out / "pictures" / name, name), whole / "class" / name
         if not step_s:
             short, long = (script(options, options.out / f"probe-{n}", name, *given, n, rates[0]) for n in PROBES)
             step_s = (long - short) / (PROBES[1] - PROBES[0])
@@ -89,21 +87,15 @@ def pictures(folder: Path, name: str) -> Path:
     return folder
 
 
-def of_class(folder: Path, name: str) -> Path:
-    """Pictures of the class, drawn by limner, all of the one prompt that the script can be told."""
-    fields = {**COMMON, "class_prompts": None, "data": f"subjects:{name}", "class_word": name, "out": str(folder)}
-    config = resolve(METHODS[NAME][0], fields)
-    class_pictures.ready(build(config, device()), folder)
-    return folder / "class" / name
-
-
-def script(options: argparse.Namespace, out: Path, name: str, own: Path, beside: Path, steps: int, rate: str) -> float:
+def script(
+    options: argparse.Namespace, out: Path, name: str, own: Path, of_class: Path, steps: int, rate: str
+) -> float:
     """Run diffusers' script, unless it has run; seconds from its start to its end."""
     flags = {
         "pretrained_model_name_or_path": MINI,
         "instance_data_dir": own,
         "instance_prompt": told(TEMPLATE, f"sks {name}"),
-        "class_data_dir": beside,
+        "class_data_dir": of_class,
         "class_prompt": class_prompt(TEMPLATE, name),
         "num_class_images": COMMON["class_pictures"],
         "output_dir": out,

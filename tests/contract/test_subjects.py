@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -116,9 +115,6 @@ def test_concepts_are_told_apart_and_count_alike(ground: Path) -> None:
         ({"text_encoder": True, "preservation": "teacher"}, "teacher"),
         ({"timesteps": "logit_normal", "noise_bias": 2.0}, "noise_bias is for uniform times"),
         ({"regularisation": "some", "preservation": "teacher"}, "regularisation is for preservation pictures"),
-        ({"class_prompts": "a dog"}, "needs one {}"),
-        ({"class_prompts": "a {}", "preservation": "off"}, "none are drawn"),
-        ({"class_prompts": "a {}|the {}|no {}", "class_pictures": 2}, "3 class_prompts are more than the 2 pictures"),
     ],
 )
 def test_what_cannot_be_is_said(ground: Path, given: dict[str, Any], said: str) -> None:
@@ -192,32 +188,6 @@ def test_class_pictures_are_drawn_once_and_only_the_missing_ones(ground: Path, t
     loader = class_pictures.kept(job, folder)
     assert loader is not None
     assert {loader.caption(sample) for sample in loader.samples} == {"a photo of a disc"}
-
-
-def told_and_shown(file: Path) -> tuple[str, torch.Tensor]:
-    """The prompt that a picture was drawn of, and the picture, int32 (3, H, W)."""
-    with Image.open(file) as picture:
-        return json.loads(picture.info["limner"])["prompt"], torch.from_numpy(np.array(picture)).permute(2, 0, 1).int()
-
-
-def test_class_pictures_are_drawn_of_several_prompts_in_turn(ground: Path, tmp_path: Path) -> None:
-    prompts = "a {} here|a {} there|a {} here"
-    config = configure(ground, tmp_path, class_word="orb", class_prompts=prompts, class_pictures=5)
-    job = run.build(config, CPU)
-    class_pictures.ready(job, tmp_path)
-    files = sorted((tmp_path / "class" / "orb").glob("*.png"))
-    said = [told_and_shown(file)[0] for file in files]
-    assert said == ["an orb here", "an orb there"] * 2 + ["an orb here"]
-    loader = class_pictures.kept(job, tmp_path)
-    assert loader is not None
-    assert {sample.image.name: loader.caption(sample) for sample in loader.samples} == {
-        file.name: prompt for file, prompt in zip(files, said, strict=True)
-    }
-    alone = class_pictures.draw(job, "an orb there", class_pictures.SEED + config.seed, [1])
-    assert (told_and_shown(files[1])[1] - alone[0].int()).abs().max() <= 1  # rounding: it was drawn beside another
-    with pytest.raises(RunError, match=r"was drawn with prompt 'an orb here', not 'an orb'"):
-        other = configure(ground, tmp_path, class_word="orb", class_prompts="a {}")
-        class_pictures.ready(run.build(other, CPU), tmp_path)
 
 
 def test_pictures_of_the_users_are_kept_under_their_own_captions(ground: Path, tmp_path: Path) -> None:

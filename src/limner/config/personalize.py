@@ -63,10 +63,6 @@ class PersonalizeConfig(MethodConfig):
     )  # fmt: skip
     preservation_weight: float = Field(1.0, ge=0, description="of that, beside the loss on the subject")
     class_pictures: int = Field(100, ge=1, description="pictures of each class that are drawn")
-    class_prompts: tuple[str, ...] = Field(
-        (), description="what they are asked for, in turn, with {} for the class word, | between: 'a photo of a "
-        "{}|a photo of a {} on grass'; default: the caption template"
-    )  # fmt: skip
     regularisation: str | None = Field(
         None, description="pictures of the class of your own, or any captioned ones, instead of drawn ones"
     )
@@ -112,12 +108,12 @@ class PersonalizeConfig(MethodConfig):
             found.append({"trigger": trigger, "class_word": class_word.strip(), "data": data.strip()})
         return found
 
-    @field_validator("prompts", "class_prompts", mode="before")
+    @field_validator("prompts", mode="before")
     @classmethod
     def _read_prompts(cls, given: Any) -> Any:
         return [part.strip() for part in given.split("|") if part.strip()] if isinstance(given, str) else given
 
-    @field_validator("prompts", "class_prompts")
+    @field_validator("prompts")
     @classmethod
     def _prompts_have_a_place(cls, given: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if wrong := [prompt for prompt in given if prompt.count("{}") != 1]:
@@ -143,12 +139,6 @@ class PersonalizeConfig(MethodConfig):
         if self.regularisation and self.preservation != "pictures":
             raise ValueError(f"regularisation is for preservation pictures, and that is {self.preservation}")
         own = {name: type(self).model_fields[name].default for name in ("data", "trigger", "class_word")}
-        if self.class_prompts and (self.regularisation or self.preservation != "pictures"):
-            raise ValueError("class_prompts is for class pictures, and none are drawn")
-        if len(self.class_prompts) > self.class_pictures:
-            raise ValueError(
-                f"{len(self.class_prompts)} class_prompts are more than the {self.class_pictures} pictures"
-            )
         if self.concepts and any(getattr(self, name) != default for name, default in own.items()):
             raise ValueError("concepts bring their own data, trigger and class_word")
         if self.stream:

@@ -54,10 +54,9 @@ def kept(job: Job, folder: Path) -> Loader | None:
         samples = _users(config)
     else:
         samples = [
-            Sample(f"class/{file.parent.name}/{file.stem}", said, file)
+            Sample(f"class/{file.parent.name}/{file.stem}", class_prompt(config.caption_template, word), file)
             for word in _words(config)
-            for said, files in _files(config, word, folder).items()
-            for file in files
+            for file in _files(config, word, folder)
         ]
     recipe = replace(job.train.recipe.upright(), captioner=Captioner(), masked="off")
     return Loader(samples, recipe, job.train.encoder, config.seed + SEED, job.train.device)
@@ -89,33 +88,26 @@ def _words(config: PersonalizeConfig) -> list[str]:
     return list(dict.fromkeys(concept.class_word for concept in config.subjects))
 
 
-def _files(config: PersonalizeConfig, word: str, folder: Path) -> dict[str, list[Path]]:
-    """Prompt -> where the pictures of a class that are drawn of it lie; the prompts take turns."""
+def _files(config: PersonalizeConfig, word: str, folder: Path) -> list[Path]:
+    """Where the drawn pictures of a class lie."""
     own = folder / "class" / re.sub(r"\W+", "-", word)
-    templates = [prompt.replace("{}", "{class_word}") for prompt in config.class_prompts] or [config.caption_template]
-    prompts = list(dict.fromkeys(class_prompt(template, word) for template in templates))
-    files = [own / f"{number:05d}.png" for number in range(config.class_pictures)]
-    return {prompt: files[place :: len(prompts)] for place, prompt in enumerate(prompts)}
+    return [own / f"{number:05d}.png" for number in range(config.class_pictures)]
 
 
 def _draw_class(job: Job, word: str, folder: Path) -> None:
     """By the prior as it is now; each picture from the same noise whenever it is drawn."""
     config = job.config
     assert wanted(config)
-    how = {"prior": config.prior, "seed": config.seed, "guidance_scale": job.method.guidance_scale}
-    by_prompt = _files(config, word, folder)
-    for said, files in by_prompt.items():
-        _refuse_others(files, how | {"prompt": said})
-    missing = {said: [file for file in files if not file.is_file()] for said, files in by_prompt.items()}
-    total, done = sum(map(len, missing.values())), 0
-    with progress.bar(f"drawing pictures of {word}", total, 0, 1, shown=total > 0) as advance:
-        for said, files in missing.items():
-            for first in range(0, len(files), job.at_once):
-                some = files[first : first + job.at_once]
-                drawn = draw(job, said, SEED + config.seed, [int(file.stem) for file in some])
-                for file, picture in zip(some, to_pil(drawn), strict=True):
-                    save_png(picture, file, {**how, "prompt": said, "picture": int(file.stem)})
-                advance(done := done + len(some))
+    said, files = class_prompt(config.caption_template, word), _files(config, word, folder)
+    how = {"prompt": said, "prior": config.prior, "seed": config.seed, "guidance_scale": job.method.guidance_scale}
+    _refuse_others(files, how)
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    with progress.bar(f"drawing pictures of {word}", len(missing), 0, 1, shown=bool(missing)) as advance:
+        for first in range(0, len(missing), job.at_once):
+            numbers = missing[first : first + job.at_once]
+            for number, picture in zip(numbers, to_pil(draw(job, said, SEED + config.seed, numbers)), strict=True):
+                save_png(picture, files[number], {**how, "picture": number})
+            advance(first + len(numbers))
 
 
 def _refuse_others(files: Sequence[Path], how: dict[str, object]) -> None:
