@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeGuard
@@ -22,6 +23,7 @@ from limner.data.captions import Captioner
 from limner.data.load import Loader
 from limner.data.prepare import to_uint8
 from limner.errors import DataError, RunError
+from limner.priors.adapters import switched_off
 from limner.run.data import load_data
 from limner.run.job import Job
 from limner.sampling.images import save_png, to_pil
@@ -95,14 +97,16 @@ def _files(config: PersonalizeConfig, word: str, folder: Path) -> list[Path]:
 
 
 def _draw_class(job: Job, word: str, folder: Path) -> None:
-    """By the prior as it is now; each picture from the same noise whenever it is drawn."""
+    """By the prior as the run begins with it; each picture from the same noise whenever it is drawn."""
     config = job.config
     assert wanted(config)
     said, files = class_prompt(config.caption_template, word), _files(config, word, folder)
     how = {"prompt": said, "prior": config.prior, "seed": config.seed, "guidance_scale": job.method.guidance_scale}
     _refuse_others(files, how)
     missing = [number for number, file in enumerate(files) if not file.is_file()]
-    with progress.bar(f"drawing pictures of {word}", len(missing), 0, 1, shown=bool(missing)) as advance:
+    # An adapter that has learnt nothing adds nothing to the pictures, and half as much again to the time.
+    idle = nullcontext() if config.start_from else switched_off(job.method.prior.network)
+    with idle, progress.bar(f"drawing pictures of {word}", len(missing), 0, 1, shown=bool(missing)) as advance:
         for first in range(0, len(missing), job.at_once):
             numbers = missing[first : first + job.at_once]
             for number, picture in zip(numbers, to_pil(draw(job, said, SEED + config.seed, numbers)), strict=True):
