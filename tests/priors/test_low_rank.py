@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from limner.priors.lora_linear import LowRankLinear, fuse
+from limner.priors.low_rank import LowRankConv2d, LowRankLinear, fuse, within
 
 
 class Net(nn.Module):
@@ -48,6 +48,54 @@ def test_equal_to_peft(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     for wanted, got in zip(gradients(peft, x), gradients(ours, x), strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(("num_rows", "learning"), [(4, True), (4, False), (400, True), (400, False)])
+def test_equal_to_peft_within_the_weight_and_beside_it(num_rows: int, learning: bool) -> None:
+    peft, ours = both()
+    x = torch.randn(num_rows, 6)
+    with torch.set_grad_enabled(learning):
+        assert within(ours.first, "default", num_rows, x.dtype) == (num_rows == 400 or not learning)
+        torch.testing.assert_close(ours(x), peft(x))
+    for wanted, got in zip(gradients(peft, x), gradients(ours, x), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_beside_the_weight_where_that_is_less_work_or_more_exact() -> None:
+    config = LoraConfig(r=2, target_modules=["0"])
+    wide = inject_adapter_in_model(config, nn.Sequential(nn.Linear(512, 512)).requires_grad_(False))[0]
+    assert not within(wide, "default", 4096, torch.float32)  # 512 x 512 a row, instead of 3 x 2 x 1024
+    assert not within(wide, "default", 4096, torch.bfloat16)
+    with torch.no_grad():
+        assert within(wide, "default", 4096, torch.float32)
+        assert not within(wide, "default", 4, torch.float32)
+        assert not within(wide, "default", 4096, torch.bfloat16)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_are_pefts(stride: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(4, 6, 3, stride=stride, padding=1), nn.Tanh(), nn.Conv2d(6, 4, 1, bias=False))
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=["0", "2"], init_lora_weights=False)
+    peft = inject_adapter_in_model(config, network.requires_grad_(False))
+    ours = copy.deepcopy(peft)
+    fuse(ours)
+    assert type(ours[0]) is type(ours[2]) is LowRankConv2d
+    for side in (2, 16):
+        x = torch.randn(2, 4, side, side)
+        for wanted, got in zip(gradients(peft, x), gradients(ours, x), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    for network in (peft, ours):
+        network[0].enable_adapters(False)
+    torch.testing.assert_close(ours(x), peft(x))
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups")
+def test_convolutions_in_groups_stay_with_peft() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)).requires_grad_(False)
+    ours = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), network)
+    fuse(ours)
+    assert not isinstance(ours[0], LowRankConv2d)
 
 
 def test_of_a_view_whose_rows_are_not_together_in_memory() -> None:
