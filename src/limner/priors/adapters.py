@@ -42,7 +42,7 @@ def adapt(network: nn.Module, config: AdapterConfig, default_targets: Sequence[s
         return network
     from peft import inject_adapter_in_model
 
-    from limner.priors.low_rank import fuse
+    from limner.priors.lora_fused import fuse
 
     layers = plain_layers(network)
     options: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from limner.priors.low_rank import LowRankConv2d, LowRankLinear, fuse, within
+from limner.priors.lora_fused import LowRankConv2d, LowRankLinear, fuse, within
 
 
 class Net(nn.Module):
