@@ -7,7 +7,7 @@ peft makes each product, the scaling and the sum of the first an operation of it
 autocast first turns x into fp32 for A. Here the small product adds itself to the large one, the gradient is written out
 by hand, and nothing but x and x A^T is kept for it. Where W is small beside x, the second is less work: in small
 networks, and where no gradient is wanted, everywhere. It is taken in fp32 alone, as W + s B A in bf16 would round s B A
-away. The numbers are peft's up to rounding; ``docs/speed.md`` has the gain.
+away. The numbers are peft's up to rounding; ``docs/decisions.md`` has the gain.
 """
 
 from __future__ import annotations
