@@ -3,24 +3,27 @@
 Idea: a small denoiser's latents are a little off, and the plain decoder shows that as smears. So the decoder alone goes
 on, on noisier latents, and a discriminator of patches tells it what crisp looks like (as in VQGAN, Esser et al. 2021,
 with their balance of the two gradients). The encoder is frozen: latents, and what was learned on them, stay valid.
+With `--width` the decoder is a new one, wider than the encoder, which first learns without the discriminator.
 
     python recipes/mini/sharpen.py --scratch scratch/mini --minutes 10
+    python recipes/mini/sharpen.py --scratch scratch/mini --vae src/limner/assets/mini/vae --width 64 --minutes 50 --bf16
 
-Reads vae_plain/ of `autoencoder.py`, writes vae/.
+Reads vae_plain/ of `autoencoder.py` unless `--vae` names another, writes vae/.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import autoencoder
 import torch
 import torch.nn.functional as F
-from autoencoder import Source, closeness
+import training
+from autoencoder import EMA_DECAY, Source, closeness
 from composer import Stock
 from diffusers import AutoencoderTiny
 from sizes import add_options
 from torch import Tensor
+from training import Average, by_the_clock
 
 NOISE = 0.4  # the most that is added to unit-variance latents; each picture has its own amount below it
 CRISP_SHARE = 0.5  # of the reconstruction's gradient on the last layer
@@ -37,16 +40,28 @@ def discriminator(width: int = 32) -> torch.nn.Sequential:
     return torch.nn.Sequential(*layers, torch.nn.Conv2d(2 * width, 1, 3, padding=1))
 
 
-def draw(vae, source: Source) -> tuple[Tensor, Tensor]:
-    """(quarters of noisy latents, the same quarters of the pictures); quarters give more steps."""
+def wider(vae: AutoencoderTiny, width: int) -> AutoencoderTiny:
+    """The same encoder with a new decoder of `width` channels."""
+    unasked = ("block_out_channels", "_name_or_path")
+    settings = {name: value for name, value in vae.config.items() if name not in unasked}
+    settings["decoder_block_out_channels"] = (width,) * len(vae.config.decoder_block_out_channels)
+    made = AutoencoderTiny.from_config(settings)
+    made.encoder.load_state_dict(vae.encoder.state_dict())
+    return made
+
+
+def draw(vae, source: Source, crop: bool) -> tuple[Tensor, Tensor]:
+    """(noisy latents, the pictures), or the same quarters of both; quarters give more steps."""
     x_BCHW = source.draw()
     with torch.no_grad():
         z_BCHW = vae.encode(x_BCHW).latents.float()
     z_BCHW = z_BCHW + NOISE * torch.rand(len(z_BCHW), 1, 1, 1, device=z_BCHW.device) * torch.randn_like(z_BCHW)
-    half, times = z_BCHW.shape[2] // 2, x_BCHW.shape[2] // z_BCHW.shape[2]
-    top, left = torch.randint(half + 1, (2,)).tolist()
-    x_BCHW = x_BCHW[:, :, times * top : times * (top + half), times * left : times * (left + half)]
-    return z_BCHW[:, :, top : top + half, left : left + half], x_BCHW.contiguous(memory_format=torch.channels_last)
+    if crop:
+        half, times = z_BCHW.shape[2] // 2, x_BCHW.shape[2] // z_BCHW.shape[2]
+        top, left = torch.randint(half + 1, (2,)).tolist()
+        x_BCHW = x_BCHW[:, :, times * top : times * (top + half), times * left : times * (left + half)]
+        z_BCHW = z_BCHW[:, :, top : top + half, left : left + half]
+    return z_BCHW, x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 def critic_loss(critic, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
@@ -54,58 +69,69 @@ def critic_loss(critic, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + made).mean()
 
 
-def decoder_loss(vae, critic, x_BCHW: Tensor, y_BCHW: Tensor, share: float) -> Tensor:
-    """Close to the picture, and crisp; the gradients' sizes on the last layer are as 1 to `share`."""
-    close = closeness(y_BCHW, x_BCHW)
+def crispness(vae, critic, close: Tensor, y_BCHW: Tensor, share: float) -> Tensor:
+    """What the critic says, weighed so that the gradients on the last layer of it and of `close` are as `share` to 1."""
     crisp = -critic(y_BCHW).mean()
     last = vae.decoder.layers[-1].weight
     slopes = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (close, crisp)]
-    return close + (share * slopes[0] / (slopes[1] + 1e-6)).clamp(max=10) * crisp
+    return (share * slopes[0] / (slopes[1] + 1e-6)).clamp(max=10) * crisp
 
 
-def fit(vae, source: Source, options) -> None:
-    """Trains by the clock, on a falling learning rate; the critic's voice rises over the first tenth."""
+def fit(vae, source: Source, options) -> AutoencoderTiny:
+    """Trains by the clock; the critic's voice rises over a tenth of it. Returns the average of the weights."""
     critic = discriminator().to(options.device, memory_format=torch.channels_last)
     vae.requires_grad_(False).to(memory_format=torch.channels_last)
+    average = Average(vae, EMA_DECAY)
     vae.decoder.requires_grad_(True)
-    weights = list(vae.decoder.parameters())
-    players = (weights, critic.parameters())
-    optimisers = [torch.optim.AdamW(player, lr=options.rate, betas=(0.5, 0.95)) for player in players]
-    start, steps, looks = time.time(), 0, 0
-    while (done := (time.time() - start) / (60 * options.minutes)) < 1:
-        for optimiser in optimisers:
-            optimiser.param_groups[0]["lr"] = options.rate * min(1, (steps + 1) / 50, 2 * (1 - done))
-        z_BCHW, x_BCHW = draw(vae, source)
-        y_BCHW = vae.decode(z_BCHW).sample
-        told = critic_loss(critic, x_BCHW, y_BCHW)
-        optimisers[1].zero_grad()
-        told.backward()
-        optimisers[1].step()
-        loss = decoder_loss(vae, critic, x_BCHW, y_BCHW, CRISP_SHARE * min(1, done / 0.1))
-        optimisers[0].zero_grad()
-        loss.backward(inputs=weights)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimisers[0].step()
-        steps += 1
+    optimiser = torch.optim.AdamW(vae.decoder.parameters(), betas=(0.5, 0.95), fused=True)
+    critics = torch.optim.AdamW(critic.parameters(), lr=options.rate / 2, betas=(0.5, 0.95), fused=True)
+    looks, told = 0, torch.zeros(())
+    for done in by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=50):
+        z_BCHW, x_BCHW = draw(vae, source, crop=done < options.crop_share)
+        share = CRISP_SHARE * min(1, (done - options.plain_share) / 0.1)
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+            y_BCHW = vae.decode(z_BCHW).sample
+            close = closeness(y_BCHW.float(), x_BCHW)
+            if share > 0:
+                told = critic_loss(critic, x_BCHW, y_BCHW)
+                training.step(critics, told)
+                critic.requires_grad_(False)
+                loss = close + crispness(vae, critic, close, y_BCHW, share)
+                critic.requires_grad_(True)
+            else:
+                loss = close
+        training.step(optimiser, loss)
+        average.update(vae)
         if done * options.minutes > looks + 1:
             looks += 1
-            seen = steps * options.batch
-            print(f"{looks} min, {seen} pictures, decoder {loss.item():.3f}, critic {told.item():.3f}", flush=True)
+            seen = average.updates * options.batch
+            print(f"{looks} min, {seen} pictures, closeness {close.item():.3f}, critic {told.item():.3f}", flush=True)
+            if looks % options.save_minutes == 0:
+                average.model.save_pretrained(options.scratch / "vae")
+    return average.model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder with vae_plain/")
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py")
+    parser.add_argument("--vae", type=Path, help="whose encoder stays and whose decoder goes on; SCRATCH/vae_plain")
+    parser.add_argument("--width", type=int, help="channels of a new decoder; without it the old one goes on")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
-    parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate of both")
+    parser.add_argument(
+        "--rate", type=float, default=5e-4, help="peak learning rate of the decoder, twice the critic's"
+    )
+    parser.add_argument("--plain-share", type=float, default=0.0, help="of the time, at first, without the critic")
+    parser.add_argument("--crop-share", type=float, default=1.0, help="of the time, at first, on quarter pictures")
+    parser.add_argument("--save-minutes", type=int, default=5, help="what there is goes to vae/ this often")
     add_options(parser)
     options = parser.parse_args()
     torch.manual_seed(0)
-    stock, vae = Stock(options.scratch), AutoencoderTiny.from_pretrained(options.scratch / "vae_plain")
-    vae.to(options.device)
-    fit(vae, Source(stock, options), options)
-    vae.cpu().save_pretrained(options.scratch / "vae")
+    stock = Stock(options.scratch)
+    vae = AutoencoderTiny.from_pretrained(options.vae or options.scratch / "vae_plain")
+    vae = (wider(vae, options.width) if options.width else vae).to(options.device)
+    vae = fit(vae, Source(stock, options), options).cpu()
+    vae.save_pretrained(options.scratch / "vae")
     autoencoder.figures(vae, stock, options.scratch / "vae")
 
 
