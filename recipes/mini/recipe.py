@@ -20,8 +20,8 @@ from sizes import SIZES
 
 HERE = Path(__file__).resolve().parent
 SHARES = {
-    "autoencoder": 0.17,
-    "sharpen": 0.06,
+    "autoencoder": 0.15,
+    "sharpen": 0.12,
     "text": 0.1,
     "eye": 0.05,
 }  # of the training time; the denoiser has the rest

@@ -1,14 +1,14 @@
-"""A crisper decoder for the mini prior, on the same latents.
+"""The mini prior's decoder: a new one, crisper and wider, on the latents of an encoder that stays as it is.
 
-Idea: a small denoiser's latents are a little off, and the plain decoder shows that as smears. So the decoder alone goes
-on, on noisier latents, and a discriminator of patches tells it what crisp looks like (as in VQGAN, Esser et al. 2021,
-with their balance of the two gradients). The encoder is frozen: latents, and what was learned on them, stay valid.
-With `--width` the decoder is a new one, wider than the encoder, which first learns without the discriminator.
+Idea: decoding is a small part of drawing a picture, so the decoder may be wider than the encoder. It learns on noisy
+latents, since a small denoiser's are a little off and a plain decoder shows that as smears; at first from the picture
+alone, then also from a discriminator of patches, which tells it what crisp looks like (as in VQGAN, Esser et al.
+2021, with their balance of the two gradients). Latents, and what was learned on them, stay valid.
 
-    python recipes/mini/sharpen.py --scratch scratch/mini --minutes 10
-    python recipes/mini/sharpen.py --scratch scratch/mini --vae src/limner/assets/mini/vae --width 64 --minutes 50 --bf16
+    python recipes/mini/sharpen.py --scratch scratch/mini --minutes 40 --bf16
+    python recipes/mini/sharpen.py --scratch scratch/mini --minutes 40 --bf16 --vae src/limner/assets/mini/vae
 
-Reads vae_plain/ of `autoencoder.py` unless `--vae` names another, writes vae/.
+Takes the encoder of vae_plain/ of `autoencoder.py`, unless `--vae` names another; writes vae/.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import training
 from autoencoder import EMA_DECAY, Source, closeness
 from composer import Stock
 from diffusers import AutoencoderTiny
-from sizes import add_options
+from sizes import SIZES, add_options
 from torch import Tensor
 from training import Average, by_the_clock
 
@@ -40,7 +40,7 @@ def discriminator(width: int = 32) -> torch.nn.Sequential:
     return torch.nn.Sequential(*layers, torch.nn.Conv2d(2 * width, 1, 3, padding=1))
 
 
-def wider(vae: AutoencoderTiny, width: int) -> AutoencoderTiny:
+def renewed(vae: AutoencoderTiny, width: int) -> AutoencoderTiny:
     """The same encoder with a new decoder of `width` channels."""
     unasked = ("block_out_channels", "_name_or_path")
     settings = {name: value for name, value in vae.config.items() if name not in unasked}
@@ -70,7 +70,7 @@ def critic_loss(critic, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
 
 
 def crispness(vae, critic, close: Tensor, y_BCHW: Tensor, share: float) -> Tensor:
-    """What the critic says, weighed so that the gradients on the last layer of it and of `close` are as `share` to 1."""
+    """What the critic says, weighed so that its gradient on the last layer is `share` of that of `close`."""
     crisp = -critic(y_BCHW).mean()
     last = vae.decoder.layers[-1].weight
     slopes = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (close, crisp)]
@@ -106,30 +106,24 @@ def fit(vae, source: Source, options) -> AutoencoderTiny:
             looks += 1
             seen = average.updates * options.batch
             print(f"{looks} min, {seen} pictures, closeness {close.item():.3f}, critic {told.item():.3f}", flush=True)
-            if looks % options.save_minutes == 0:
-                average.model.save_pretrained(options.scratch / "vae")
     return average.model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py")
-    parser.add_argument("--vae", type=Path, help="whose encoder stays and whose decoder goes on; SCRATCH/vae_plain")
-    parser.add_argument("--width", type=int, help="channels of a new decoder; without it the old one goes on")
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--vae", type=Path, help="whose encoder it is; SCRATCH/vae_plain unless given")
+    parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
-    parser.add_argument(
-        "--rate", type=float, default=5e-4, help="peak learning rate of the decoder, twice the critic's"
-    )
-    parser.add_argument("--plain-share", type=float, default=0.0, help="of the time, at first, without the critic")
-    parser.add_argument("--crop-share", type=float, default=1.0, help="of the time, at first, on quarter pictures")
-    parser.add_argument("--save-minutes", type=int, default=5, help="what there is goes to vae/ this often")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate, twice the critic's")
+    parser.add_argument("--plain-share", type=float, default=0.6, help="of the time, at first, without the critic")
+    parser.add_argument("--crop-share", type=float, default=0.85, help="of the time, at first, on quarter pictures")
     add_options(parser)
     options = parser.parse_args()
     torch.manual_seed(0)
     stock = Stock(options.scratch)
     vae = AutoencoderTiny.from_pretrained(options.vae or options.scratch / "vae_plain")
-    vae = (wider(vae, options.width) if options.width else vae).to(options.device)
+    vae = renewed(vae, SIZES[options.size].decoder_width).to(options.device)
     vae = fit(vae, Source(stock, options), options).cpu()
     vae.save_pretrained(options.scratch / "vae")
     autoencoder.figures(vae, stock, options.scratch / "vae")

@@ -14,15 +14,16 @@ class Size:
     reduction: int  # of the autoencoder: latents have picture_px / reduction rows
     latent_channels: int
     autoencoder_width: int
+    decoder_width: int
     unet_widths: tuple[int, int, int]
     unet_blocks: int  # a level
     time_width: int  # of the vector that carries time and the gist of the text
 
 
 SIZES = {
-    "small": Size(64, 4, 4, 32, (64, 128, 192), 1, 512),
-    "base": Size(128, 8, 16, 48, (96, 144, 208), 1, 512),
-    "large": Size(256, 8, 16, 64, (192, 384, 576), 2, 1024),
+    "small": Size(64, 4, 4, 32, 64, (64, 128, 192), 1, 512),
+    "base": Size(128, 8, 16, 48, 72, (96, 144, 208), 1, 512),
+    "large": Size(256, 8, 16, 64, 128, (192, 384, 576), 2, 1024),
 }
 
 

@@ -20,9 +20,9 @@ def sharpen():
         yield sharpen
 
 
-def test_a_wider_decoder_leaves_the_latents_as_they_were(sharpen, tmp_path):
+def test_a_new_decoder_leaves_the_latents_as_they_were(sharpen, tmp_path):
     before = AutoencoderTiny.from_pretrained(FOLDER / "vae")
-    sharpen.wider(before, 48).save_pretrained(tmp_path)
+    sharpen.renewed(before, 48).save_pretrained(tmp_path)
     after = AutoencoderTiny.from_pretrained(tmp_path)
     x_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
     z_BCHW = after.encode(x_BCHW).latents

@@ -16,9 +16,10 @@ def recipe():
         patch.syspath_prepend(str(RECIPE))
         import autoencoder
         import denoiser
+        import sharpen
         import sizes
 
-        yield autoencoder, denoiser, sizes
+        yield autoencoder, sharpen, denoiser, sizes
 
 
 def weights(model: torch.nn.Module) -> int:
@@ -27,14 +28,15 @@ def weights(model: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize("name", ["small", "base"])
 def test_what_ships_fits_in_48_mb(recipe, name):
-    autoencoder, denoiser, sizes = recipe
+    autoencoder, sharpen, denoiser, sizes = recipe
+    size = sizes.SIZES[name]
     with torch.device("meta"):
-        parts = [denoiser.make_unet(sizes.SIZES[name], 192), autoencoder.make(sizes.SIZES[name])]
+        parts = [denoiser.make_unet(size, 192), sharpen.renewed(autoencoder.make(size), size.decoder_width)]
     assert 2 * (sum(map(weights, parts)) + TEXT_PARAMETERS) + EYE_BYTES < 48e6
 
 
 def test_each_size_is_larger(recipe):
-    _, denoiser, sizes = recipe
+    _, _, denoiser, sizes = recipe
     with torch.device("meta"):
         counts = [weights(denoiser.make_unet(size, 192)) for size in sizes.SIZES.values()]
     assert counts == sorted(counts) and counts[-1] > 4 * counts[0]
@@ -42,7 +44,7 @@ def test_each_size_is_larger(recipe):
 
 @pytest.mark.parametrize("name", ["small", "base", "large"])
 def test_pictures_to_latents_and_back(recipe, name):
-    autoencoder, _, sizes = recipe
+    autoencoder, _, _, sizes = recipe
     size = sizes.SIZES[name]
     vae, x_BCHW = autoencoder.make(size), torch.rand(1, 3, size.picture_px, size.picture_px) * 2 - 1
     with torch.no_grad():
@@ -53,7 +55,7 @@ def test_pictures_to_latents_and_back(recipe, name):
 
 def test_the_text_as_a_whole_reaches_the_unet(recipe):
     """Also with attention to single words cut off."""
-    _, denoiser, sizes = recipe
+    _, _, denoiser, sizes = recipe
     torch.manual_seed(0)
     unet = denoiser.make_unet(sizes.SIZES["small"], 32).eval()
     for name, weight in unet.named_parameters():
