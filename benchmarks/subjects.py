@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where runs and figures go")
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--methods", default=",".join(METHODS).replace(", ", "; "), help="; stands for a comma")
-    parser.add_argument("--steps", type=int, default=880)
+    parser.add_argument("--steps", type=int, default=760)
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side, which share the cores between them")
     parser.add_argument(
         "--sheet", type=Path, help="also a sheet of pictures of the first method, on grounds of the test"
