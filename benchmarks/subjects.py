@@ -43,7 +43,7 @@ WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,co
 LAYERS = {"adapter_targets": WIDE, "rank": "32", "alpha": "32", "learning_rate": "3e-3"}
 COMMON = {
     "caption_template": TEMPLATE, "caption_from": "data", "masked_loss": "mask", "class_pictures": "32",
-    "score_pictures": "2", "guidance_scale": "2", "noise_bias": "2", "save_every": "100000", "sample_every": "100000",
+    "score_pictures": "2", "guidance_scale": "1.5", "noise_bias": "2", "save_every": "100000", "sample_every": "100000",
 }  # fmt: skip
 METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "dreambooth lora": ("dreambooth", {"adapter": "lora", **LAYERS}),
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where runs and figures go")
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--methods", default=",".join(METHODS).replace(", ", "; "), help="; stands for a comma")
-    parser.add_argument("--steps", type=int, default=760)
+    parser.add_argument("--steps", type=int, default=880)
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side, which share the cores between them")
     parser.add_argument(
         "--sheet", type=Path, help="also a sheet of pictures of the first method, on grounds of the test"
