@@ -6,7 +6,8 @@
 
 Each run is the real command in a process of its own, timed from start to end, class pictures and scores included; then
 ``limner evaluate RUN ... --protocol dreambench`` scores all runs of a method. What is there already is not run again.
-The settings below were chosen on tiger and taxi, and on other contexts than the benchmark's.
+The settings are those of recipes/personalize/drawn.yaml, chosen on tiger and taxi, and on other contexts than the
+benchmark's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from limner.config import PersonalizeConfig
 from limner.config.personalize import class_prompt, told
@@ -37,14 +39,14 @@ from limner.sampling.images import contact_sheet, save_png, to_pil
 SUBJECTS = (
     "dog", "peacock", "bee", "butterfly", "avocado", "eggplant", "ghost", "snowman", "telescope", "toolbox",
 )  # fmt: skip
-TEMPLATE = "a 3D render of a {trigger} {class_word}"
 GROUNDS, SHEET_PX = ("blue", "green", "orange", "dark blue"), 96  # on which no subject was given
-WIDE = "to_q,to_k,to_v,to_out.0,proj_in,proj_out,net.0.proj,net.2,conv1,conv2,conv_shortcut,time_emb_proj"
-LAYERS = {"adapter_targets": WIDE, "rank": "32", "alpha": "32", "learning_rate": "3e-3"}
-COMMON = {
-    "caption_template": TEMPLATE, "caption_from": "data", "masked_loss": "mask", "class_pictures": "32",
-    "score_pictures": "2", "guidance_scale": "1.5", "noise_bias": "2", "save_every": "100000", "sample_every": "100000",
-}  # fmt: skip
+RECIPE = yaml.safe_load((Path(__file__).parents[1] / "recipes/personalize/drawn.yaml").read_text(encoding="utf-8"))
+STEPS, TEMPLATE = RECIPE["steps"], RECIPE["caption_template"]
+FLAGS = {key: ",".join(value) if isinstance(value, list) else str(value) for key, value in RECIPE.items()}
+LAYERS = {key: FLAGS.pop(key) for key in ("adapter_targets", "rank", "alpha", "learning_rate")}
+APART = ("method", "adapter", "steps", "evaluate_every")  # what differs from run to run
+COMMON = {key: value for key, value in FLAGS.items() if key not in APART}
+COMMON |= {"save_every": "100000", "sample_every": "100000"}
 METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "dreambooth lora": ("dreambooth", {"adapter": "lora", **LAYERS}),
     "dreambooth lora, teacher": ("dreambooth", {"adapter": "lora", "preservation": "teacher", **LAYERS}),
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where runs and figures go")
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--methods", default=",".join(METHODS).replace(", ", "; "), help="; stands for a comma")
-    parser.add_argument("--steps", type=int, default=880)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side, which share the cores between them")
     parser.add_argument(
         "--sheet", type=Path, help="also a sheet of pictures of the first method, on grounds of the test"

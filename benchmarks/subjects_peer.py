@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from subjects import COMMON, METHODS, TEMPLATE, limner, protocol, timed, train
+from subjects import COMMON, METHODS, STEPS, TEMPLATE, limner, protocol, timed, train
 
 from limner.config.personalize import class_prompt, told
 from limner.data.builtin.subjects import subjects as builtin
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where runs and figures go")
     parser.add_argument("--scripts", type=Path, required=True, help="diffusers' examples")
     parser.add_argument("--subjects", default="dog,toolbox,ghost")
-    parser.add_argument("--steps", type=int, default=880, help="of limner's whole run")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of limner's whole run")
     parser.add_argument("--half-steps", type=int, default=330, help="of limner's run in half the time")
     parser.add_argument("--rates", default="1e-3,3e-3", help="the script's learning rates, a run each; its own is 5e-4")
     options = parser.parse_args()
