@@ -1,5 +1,6 @@
-"""The score of pictures against real ones: do they look like them, and do they differ among themselves?
+"""The score of images against real ones: do they look like them, and do they differ among themselves?
 
+likeness       show what they should (over an Embedder; each sample against the true image of its own condition)
 kid, frechet   look real             (over an Embedder; each condition's first sample against the truth)
 diversity      do not collapse       (between the samples of one condition; None where there is one)
 """
@@ -14,13 +15,18 @@ from limner.evaluate.features import Embedder
 from limner.evaluate.metrics import kid
 from limner.evaluate.metrics.diversity import diversity
 from limner.evaluate.metrics.frechet import frechet
+from limner.evaluate.metrics.interval import interval
+from limner.evaluate.metrics.likeness import likeness
 
 
 def score(truth_uint8_NCHW: Tensor, samples_uint8_NKCHW: Tensor, embed: Embedder, seed: int = 0) -> dict[str, Any]:
     """How real K samples for each of N conditions look, and how they differ; intervals are 95 % bootstrap intervals."""
     num, each = samples_uint8_NKCHW.shape[:2]
     real, made = embed(truth_uint8_NCHW), embed(samples_uint8_NKCHW.flatten(0, 1)).view(num, each, -1)
+    alike_N = likeness(made, real).mean(1)
     return {
+        "likeness": float(alike_N.mean()),
+        "likeness_interval": interval(alike_N, seed),
         "kid": kid.kid(made[:, 0], real),
         "kid_interval": kid.interval(made[:, 0], real, seed),
         "frechet": frechet(made[:, 0], real),

@@ -24,6 +24,7 @@ from limner.sampling.images import contact_sheet, save_png
 
 # Metric: its title, what to think of it, and the report's keys (or numbers) for what chance and the truth reach.
 METRICS: dict[str, tuple[str, str, str | float, str | float]] = {
+    "likeness": ("likeness to the truth", "0 another's, 1 the truth", 0.0, 1.0),
     "faithfulness": ("faithfulness", "0 chance, 1 truth", 0.0, 1.0),
     "edge_f1": ("edge F1", "higher is better", "chance", "ceiling"),
     "edge_margin": ("edge F1 less another sketch's", "higher is better", 0.0, "margin_ceiling"),
@@ -151,7 +152,7 @@ def _caption(report: Mapping[str, Any], num_rows: int) -> str:
     if "diversity" in arm and num_rows:
         said.append("Diversity is between the samples that are shown, over all rows that are shown.")
     if "embedder" in arm:
-        said.append(f"KID and Frechet distance use the embedder '{arm['embedder']}': not comparable with Inception's.")
+        said.append(f"Likeness, KID and Frechet distance are in features of '{arm['embedder']}', not of Inception.")
     if "frechet_floor" in report:
         said.append("Their value for the truth is real against real, half the pictures each, so Frechet looks larger.")
     return " ".join(said)

@@ -2,14 +2,15 @@
 
     edge_f1, faithfulness, iou    keep the sketch    (metrics.edges, metrics.silhouette; 128 px)
     edge_margin                   keep this sketch   (F1 against the own sketch less F1 against the others')
+    likeness                      show what it is    (over an Embedder; each sample against its own truth)
     kid, frechet                  look real          (over an Embedder; each concept's first sample against the truth)
     diversity                     do not collapse    (between the samples of one sketch)
 
 ``reference`` gives the ends of the scale, measured on the same pictures: ceiling (the true picture of the sketch),
 chance (the true picture of another sketch), floors (real against real). Faithfulness is edge F1 on that scale: 0 is
 chance, 1 is as good as the truth. It is not enough: a picture full of edges has one near any line. Its F1 against every
-sketch is high, and so its margin is small; but where only the silhouette is full of edges, the margin is high too. So
-neither says anything without the distances to real pictures.
+sketch is high, and so its margin is small; but where only the silhouette is full of edges, the margin is high too.
+Likeness is the number to read first.
 """
 
 from __future__ import annotations
