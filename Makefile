@@ -4,12 +4,13 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check
+.PHONY: help demo test slow check prior
 
 help:
 	@echo 'make demo    install, then teach the built-in prior to turn line drawings into pictures (runs/demo/report.html)'
 	@echo 'make test    install, then run the tests'
 	@echo 'make slow    install, then run the tests that take long'
+	@echo 'make prior   install, then train the built-in prior on, in the background of other work, until it is stopped'
 	@echo 'make check   install, then formatting, lint, types and layers'
 
 demo: $(STAMP)
@@ -20,6 +21,10 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+prior: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[recipes]'
+	$(BIN)/python recipes/mini/recipe.py --vae src/limner/assets/mini/vae
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -24,6 +24,7 @@ from limner import run
 from limner.train.log import read as read_log
 
 METRICS = {
+    "likeness": "likeness",
     "edge_margin": "edge margin",
     "faithfulness": "faithfulness",
     "iou": "silhouette IoU",

@@ -5,15 +5,16 @@ are kept near zero mean and unit variance, and noise is added to them while trai
 smooth space and small errors of it stay small in the picture. `TRIAL.md` says what was tried.
 
     python recipes/mini/autoencoder.py --scratch scratch/mini --minutes 25 --crop-share 0.5
-    python recipes/mini/autoencoder.py --scratch scratch/mini --size base --device cuda --bf16 --batch 256 --minutes 8
+    python recipes/mini/autoencoder.py --scratch scratch/mini --size base --device cuda --batch 256 --minutes 8
 
-Writes vae_plain/ to the scratch folder, and goes on from there when called again; `sharpen.py` makes vae/ of it.
+Writes vae_plain/ to the scratch folder, of which `sharpen.py` makes vae/. The same command goes on where it stopped.
 """
 
 import argparse
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import composer
@@ -26,23 +27,47 @@ from composer import Painter, Stock
 from diffusers import AutoencoderTiny
 from sizes import SIZES, Size, add_options
 from torch import Tensor
-from training import Average, by_the_clock
+from training import Average, State, by_the_clock
 
-LATENT_NOISE = 0.1  # added to unit-variance latents while training
+LATENT_NOISE = 0.25  # the most that is added to unit-variance latents; each picture has its own amount below it
 MOMENT_WEIGHT = 0.1  # keeps each latent channel near zero mean and unit variance
 EMA_DECAY = 0.999
+HALF_SHARE = 0.4  # of the time, at first, at half the reduction
 
 
 def make(size: Size) -> AutoencoderTiny:
-    """No block at full size: each there costs as much as 16 (or 64) at the size of the latents."""
-    stages = {4: (0, 2, 4), 8: (0, 1, 3, 4)}[size.reduction]
+    """No block at full size: each there costs as much as 16 (or 64) at the size of the latents.
+
+    Decoding is a small part of drawing a picture, so the decoder is the wider one.
+    """
+    stages = {4: (0, 2, 4), 8: (0, 2, 4, 4)}[size.reduction]
     return AutoencoderTiny(
         encoder_block_out_channels=(size.autoencoder_width,) * len(stages),
-        decoder_block_out_channels=(size.autoencoder_width,) * len(stages),
+        decoder_block_out_channels=(size.decoder_width,) * len(stages),
         num_encoder_blocks=stages,
         num_decoder_blocks=stages[::-1],
         latent_channels=size.latent_channels,
     )
+
+
+def halved(size: Size) -> Size:
+    """With half the reduction: as many numbers, on twice the cells a side."""
+    return replace(size, reduction=size.reduction // 2, latent_channels=size.latent_channels // 4)
+
+
+def grown(vae: AutoencoderTiny, size: Size) -> AutoencoderTiny:
+    """One more level at the bottom of an autoencoder of half the reduction; all its other layers are kept.
+
+    An autoencoder of 8x that starts from random weights is slow to learn (`TRIAL.md`).
+    """
+    made = make(size)
+    kept = len(vae.encoder.layers) - 1
+    for mine, theirs in zip(made.encoder.layers[:kept], vae.encoder.layers[:kept], strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    kept = len(vae.decoder.layers) - 2  # without what reads the latents, and its activation
+    for mine, theirs in zip(made.decoder.layers[-kept:], vae.decoder.layers[-kept:], strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    return made
 
 
 def encode_scaled(vae: AutoencoderTiny, x_BCHW: Tensor) -> Tensor:
@@ -60,9 +85,14 @@ def closeness(y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
     return loss + sum(F.l1_loss(a, b) for a, b in zip(slopes(y_BCHW), slopes(x_BCHW), strict=True))
 
 
+def noisy(z_BCHW: Tensor, most: float) -> Tensor:
+    """Latents with noise, each picture's of its own amount below `most`."""
+    return z_BCHW + most * torch.rand(len(z_BCHW), 1, 1, 1, device=z_BCHW.device) * torch.randn_like(z_BCHW)
+
+
 def loss_of(vae: AutoencoderTiny, x_BCHW: Tensor) -> Tensor:
     z_BCHW = vae.encode(x_BCHW).latents
-    y_BCHW = vae.decode(z_BCHW + LATENT_NOISE * torch.randn_like(z_BCHW)).sample
+    y_BCHW = vae.decode(noisy(z_BCHW, LATENT_NOISE)).sample
     mean_C, std_C = z_BCHW.float().mean((0, 2, 3)), z_BCHW.float().std((0, 2, 3))
     return closeness(y_BCHW.float(), x_BCHW) + MOMENT_WEIGHT * (mean_C.square() + (std_C - 1).square()).mean()
 
@@ -105,20 +135,23 @@ class Source:
         return x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
-def fit(vae: AutoencoderTiny, source: Source, test: Tensor, options) -> AutoencoderTiny:
+def fit(vae: AutoencoderTiny, source: Source, test: Tensor, minutes: float, options) -> AutoencoderTiny:
     """Trains by the clock; returns the average of the weights."""
-    average, looks = Average(vae, EMA_DECAY), 0
+    average = Average(vae, EMA_DECAY)
     optimiser = torch.optim.AdamW(vae.parameters(), weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    for done in by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=50):
+    name = f"autoencoder_{vae.config.latent_channels}.pt"
+    state = State(options.scratch / name, vae=vae, average=average.model, optimiser=optimiser)
+    state.restore()
+    for done in by_the_clock(optimiser, options.rate, minutes, 50, state):
         # Quarter pictures give four times the steps, and steps are short; whole ones at the end mend the borders.
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+        with training.autocast(options.device):
             loss = loss_of(vae, source.draw(crop=done < options.crop_share))
         training.step(optimiser, loss)
-        average.update(vae)
-        if done * options.minutes > looks + 1:
-            looks += 1
-            db = psnr(average.model, test)
-            print(f"{looks} min, {average.updates * options.batch} pictures, held-out {db:.2f} dB", flush=True)
+        average.update(vae, state.progress["steps"])
+        if state.due(minutes=2):
+            seen = state.progress["steps"] * options.batch
+            print(f"{done:.2f} done, {seen} pictures, held-out {psnr(average.model, test):.2f} dB", flush=True)
+    state.store()
     return average.model
 
 
@@ -144,22 +177,26 @@ def figures(vae: AutoencoderTiny, stock: Stock, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py; vae_plain/ goes on")
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py")
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--crop-share", type=float, default=0.0, help="of the time, at first, on quarter pictures")
     add_options(parser)
     options = parser.parse_args()
-    stock, folder = Stock(options.scratch), options.scratch / "vae_plain"
+    stock, size = Stock(options.scratch), SIZES[options.size]
     torch.manual_seed(0)
-    vae = AutoencoderTiny.from_pretrained(folder) if folder.exists() else make(SIZES[options.size])
-    vae.train().to(options.device, memory_format=torch.channels_last)
     test = held_out_pictures(stock)["white"][::4].to(options.device)
     source = Source(stock, options)
-    vae = fit(vae, source, test, options)
-    finish(vae, source, folder)
-    figures(vae, stock, folder)
+
+    def trained(vae: AutoencoderTiny, share: float) -> AutoencoderTiny:
+        vae.train().to(options.device, memory_format=torch.channels_last)
+        return fit(vae, source, test, share * options.minutes, options)
+
+    vae = trained(make(halved(size)), HALF_SHARE)
+    vae = trained(grown(vae, size), 1 - HALF_SHARE)
+    finish(vae, source, options.scratch / "vae_plain")
+    figures(vae, stock, options.scratch / "vae_plain")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ line and the flat drawings are packaged as plain image folders; all four, at 64 
 
     npm install @lobehub/fluent-emoji-3d@1.1.0 @iconify-json/fluent-emoji-flat@1.2.6 \
         @iconify-json/fluent-emoji-high-contrast@1.2.6 @iconify-json/noto@1.2.9 emojibase-data@17.0.0 emojilib@4.0.3
-    python recipes/mini/build_data.py --packages node_modules --scratch scratch/mini
+    python recipes/mini/build_data.py --packages node_modules --scratch scratch/mini --assets src/limner/assets
 
 What is held out is held out of everything: no autoencoder, denoiser, tokenizer or judge ever sees a `validation` or
 `test` concept, in any style. Variants of one idea (man / woman / person running) share one split.
@@ -32,7 +32,6 @@ SKIN_TONES = {f"1F3F{digit}" for digit in "BCDEF"}
 # Code points that say who does it (joiner, gender signs, man, woman, person): variants of one idea share the rest.
 WHO = {"200D", "2640", "2642", "1F468", "1F469", "1F9D1"}
 TEST_CONCEPTS, VALIDATION_CONCEPTS = 128, 32
-ASSETS = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets"
 
 
 def concept_id(code_points: str) -> str:
@@ -190,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="a node_modules folder")
     parser.add_argument("--scratch", type=Path, required=True, help="where the training arrays go (not committed)")
-    parser.add_argument("--assets", type=Path, default=ASSETS, help="where fluent*.zip and held_out.json go")
+    parser.add_argument("--assets", type=Path, help="where fluent*.zip and held_out.json go; not made unless given")
     parser.add_argument("--size-px", type=int, default=128, help="side of the packaged pictures")
     parser.add_argument("--train-px", type=int, default=64, help="side of the training arrays")
     options = parser.parse_args()
@@ -214,9 +213,10 @@ def main() -> None:
         }
         for c in concepts
     ]
-    held_out = {part: [n for n, p in parts.items() if p == part] for part in ("test", "validation")}
-    (options.assets / "held_out.json").write_text(json.dumps(held_out, indent=1) + "\n")
-    write_dataset(options.assets, rows, drawings, options.size_px)
+    if options.assets:
+        held_out = {part: [n for n, p in parts.items() if p == part] for part in ("test", "validation")}
+        (options.assets / "held_out.json").write_text(json.dumps(held_out, indent=1) + "\n")
+        write_dataset(options.assets, rows, drawings, options.size_px)
     kinds = {c["id"]: {"group": c["group"], "subgroup": c["subgroup"]} for c in concepts}  # for the composer alone
     write_arrays(options.scratch, [row | kinds[row["id"]] for row in rows], drawings, options.train_px)
     print({part: list(parts.values()).count(part) for part in ("train", "validation", "test")})

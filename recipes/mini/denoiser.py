@@ -1,48 +1,56 @@
 """The mini prior's denoiser: a stock UNet and text encoder, trained jointly on scenes composed as they are needed.
 
-Idea: the number of pictures seen is everything, so the UNet is a small one with three levels; the text reaches it
-twice, word by word through attention and as a whole through the vector that also carries the time. The frozen
-autoencoder costs a tenth of a step, so scenes are composed, encoded and forgotten: no picture is seen twice. Training
-goes in slices that resume: the same command goes on. After each slice the moving average of the weights is exported as
-one diffusers folder, and a sheet of pictures is drawn from it.
+Idea: the number of pictures seen is everything. So the grid is small and the UNet wide where that is cheap; the text
+reaches it twice, word by word through attention and as a whole through the vector that also carries the time. Its inner
+layer learns to say what a frozen image network sees in the clean picture (REPA, Yu et al. 2024, arXiv 2410.06940): on
+equal time the one change that multiplied what was learned (`TRIAL.md`).
 
-    python recipes/mini/denoiser.py bench --scratch scratch/mini --minutes 0.5
-    python recipes/mini/denoiser.py train --scratch scratch/mini --minutes 10 --slices 9 --bf16 --compile
-    python recipes/mini/denoiser.py train --scratch scratch/mini --size base --device cuda --batch 1024 --rate 1.5e-3 \
-        --workers 14 --minutes 9 --total-minutes 27 --bf16 --compile
+Training has no end unless `--minutes` gives one: the rate is level, and a moving average of the weights is what is
+drawn from. Every noise, time and scene follows from the seed and the step, so that a run that was stopped or killed
+goes on from its last stored state exactly as if it had not been.
+
+    python recipes/mini/denoiser.py --scratch scratch/mini
+    python recipes/mini/denoiser.py --scratch scratch/mini --size base --device cuda --batch 1024 --minutes 22
+
+Every half hour it writes the average as a diffusers folder, SCRATCH/mini, and draws a sheet from it; every million
+pictures `evaluate.py` measures it.
 """
 
 import argparse
 import copy
-import json
-import math
-import random
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import autoencoder
 import captions
-import composer
+import chunks
 import export
+import eye
 import scenes
 import torch
 import training
-from composer import Painter, Plan, Stock
+from chunks import Chunk, Encoder, Layouts
+from composer import Painter, Stock
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from sizes import SIZES, Size, add_options
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from training import Average
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import Tensor, nn
+from training import Average, State
+from transformers import CLIPTokenizer
 
-MINI = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets" / "mini"
+SEED = 0
 EMA_DECAY = 0.9995
-RATE_SHARES = {"unet": 1.0, "text_encoder": 0.2}  # of the learning rate
+MEASURED_EVERY = 1_000_000  # pictures
+LINE_MINUTES, SHEET_MINUTES = 5, 30
 EMPTY_SHARE = 0.1  # of the captions, for guidance
+MIX = scenes.Mix(plain=0.8, in_3d=0.7)  # a thousand concepts take longer to learn than a dozen places
+NOISE_POWER = 0.65  # below 1, times lean to much noise
+ALIGN_WEIGHT = 0.5
 
 
 def make_scheduler() -> DDIMScheduler:
-    """Cosine noise (a 16x16 grid drowns early in the Stable Diffusion schedule), ending in pure noise."""
+    """Cosine noise (a small grid drowns early in the Stable Diffusion schedule), ending in pure noise."""
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -54,14 +62,14 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_unet(size: Size, text_width: int) -> UNet2DConditionModel:
+    attends = ["CrossAttn" if attends else "" for attends in size.unet_attention]
     return UNet2DConditionModel(
         sample_size=size.picture_px // size.reduction,
         in_channels=size.latent_channels,
         out_channels=size.latent_channels,
         block_out_channels=size.unet_widths,
-        # Attention among 256 places costs a fifth of a step; at the 64 of the middle level it finds what goes where.
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in attends),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(attends)),
         layers_per_block=size.unet_blocks,
         cross_attention_dim=text_width,
         attention_head_dim=4,  # diffusers means the number of heads
@@ -73,194 +81,190 @@ def make_unet(size: Size, text_width: int) -> UNet2DConditionModel:
     )
 
 
-def make_models(size: str, text: Path) -> torch.nn.ModuleDict:
-    """The text encoder starts as that of `text.py`: what looks alike or means the same already lies close together."""
-    text_encoder = CLIPTextModel.from_pretrained(text, dtype=torch.float32)
-    unet = make_unet(SIZES[size], text_encoder.config.hidden_size)
-    return torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+class Seer:
+    """What the picture side of the eye, a frozen image network, sees in each part of a picture: (B, 112, 4, 4)."""
+
+    SIDE_PX, WIDTH, BLOCK = 64, 112, 10
+
+    def __init__(self, device: torch.device) -> None:
+        self.model = eye.shipped().vision_model.to(device, memory_format=torch.channels_last)
+        self.model.encoder.blocks[self.BLOCK].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, given: tuple, out_BDHW: Tensor) -> None:
+        self.seen_BDHW = out_BDHW
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        self.model(pixel_values=nn.functional.interpolate(x_BCHW, (self.SIDE_PX, self.SIDE_PX), mode="bilinear"))
+        return self.seen_BDHW
 
 
-class Attention32:
-    """The UNet's attention in 32 bit: on a CPU the backward pass of 16-bit attention is four times as slow."""
+def make_models(size: Size) -> nn.ModuleDict:
+    """The text encoder starts as the eye's: what looks alike or means the same already lies close together.
 
-    def __call__(self, attn, x_BLD: Tensor, encoder_hidden_states=None, attention_mask=None) -> Tensor:
-        context_BLD = x_BLD if encoder_hidden_states is None else encoder_hidden_states
-        projected = attn.to_q(x_BLD), attn.to_k(context_BLD), attn.to_v(context_BLD)
-        with torch.autocast("cpu", enabled=False):
-            q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2).float() for part in projected)
-            out_BLD = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        for layer in attn.to_out:
-            out_BLD = layer(out_BLD)
-        return out_BLD
-
-
-class Batches(IterableDataset):
-    """Endless batches of scenes, laid out but not painted: a plan and token ids (B, T). Each worker has its own lot."""
-
-    def __init__(self, stock: Stock, tokenizer: CLIPTokenizer, batch: int, seed: int) -> None:
-        self.stock, self.tokenizer, self.batch, self.seed = stock, tokenizer, batch, seed
-
-    def __iter__(self):
-        worker = get_worker_info()
-        rng = random.Random(self.seed * 1000 + (worker.id if worker else 0))
-        while True:
-            some = [scenes.draw_scene(self.stock, rng) for _ in range(self.batch)]
-            words = ["" if rng.random() < EMPTY_SHARE else scenes.caption(self.stock, s, rng) for s in some]
-            ids_BT = captions.tokens(self.tokenizer, words)
-            plan = composer.plan(self.stock, some, rng)
-            yield plan.layer_L8, plan.ground_B8, ids_BT
+    `aligner` says of the inner layer what the frozen network would see; it is thrown away.
+    """
+    text_encoder = eye.shipped().text_model.requires_grad_(True)
+    unet, width = make_unet(size, text_encoder.config.hidden_size), size.unet_widths[-1]
+    aligner = nn.Sequential(nn.Conv2d(width, 256, 1), nn.SiLU(), nn.Conv2d(256, Seer.WIDTH, 1))
+    return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder, "aligner": aligner})
 
 
 class Trainer:
-    """Models, their average, the optimiser and the data, on one device; `progress` counts over all slices."""
+    """Models, their average, the optimiser and the data, on one device; `progress` counts over all runs."""
 
     def __init__(self, options) -> None:
         self.options, self.device, self.scheduler = options, torch.device(options.device), make_scheduler()
-        self.tokenizer = CLIPTokenizer.from_pretrained(options.scratch / "tokenizer")
-        self.stock = Stock(options.scratch, side_px=options.picture_px)
-        self.painter = Painter(self.stock, self.device)
-        self.vae = AutoencoderTiny.from_pretrained(options.scratch / "vae").eval().requires_grad_(False).to(self.device)
-        self.vae.to(memory_format=torch.channels_last)
-        self.models = make_models(options.size, options.scratch / "text").to(self.device)
+        self.tokenizer = CLIPTokenizer.from_pretrained(eye.FOLDER)
+        torch.manual_seed(SEED)
+        self.models = make_models(SIZES[options.size]).train().to(self.device)
         self.models.to(memory_format=torch.channels_last)
-        if self.device.type == "cpu":
-            self.models["unet"].set_attn_processor(Attention32())
+        self.unet = self.models["unet"]
+        self.unet.up_blocks[0].register_forward_hook(self._keep)
         self.average = Average(self.models, EMA_DECAY)
-        groups = [{"params": self.models[name].parameters(), "share": share} for name, share in RATE_SHARES.items()]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        self.progress = {"steps": 0, "pictures": 0, "seconds": 0.0}
-        # The same weights, the UNet fused: an eighth less time on a CPU; minutes to compile the first time.
-        self.unet = torch.compile(self.models["unet"]) if options.compile else self.models["unet"]
+        how = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": True}
+        self.optimiser = torch.optim.AdamW(self.models.parameters(), lr=options.rate, **how)
+        parts = {"models": self.models, "ema": self.average.model, "optimiser": self.optimiser}
+        self.state = State(options.scratch / f"denoiser_{options.size}.pt", **parts)
+        self.state.restore()
+        self.empty_T = captions.tokens(self.tokenizer, [""])[0].to(self.device)
 
-    def loader(self):
-        data = Batches(self.stock, self.tokenizer, self.options.batch, seed=self.progress["steps"])
-        more = {"num_workers": self.options.workers, "pin_memory": self.device.type == "cuda"}
-        return iter(DataLoader(data, batch_size=None, **more))
+    def _keep(self, module: nn.Module, given: tuple, out_BCHW: Tensor) -> None:
+        self.inner_BCHW = out_BCHW
 
-    def loss(self, plan: Plan, ids_BT: Tensor) -> Tensor:
-        """MSE on v. Times are spread over the batch, which lowers the noise of the gradient, and lean towards much
-        noise: there shapes are decided, and on few pictures shapes are what is missing."""
-        with torch.no_grad(), self.autocast():
-            z_BCHW = autoencoder.encode_scaled(self.vae, self.painter.paint(plan)).float()
-        B = len(z_BCHW)
-        t_B = (((torch.arange(B) + torch.rand(B)) / B) ** 0.65 * 1000).long().clamp(max=999).to(self.device)
-        noise_BCHW = torch.randn_like(z_BCHW)
+    def batches(self) -> Iterator[Chunk]:
+        """From the step that was reached on."""
+        options = self.options
+        stock = Stock(options.scratch, side_px=SIZES[options.size].picture_px)
+        self.vae = AutoencoderTiny.from_pretrained(options.scratch / "vae").eval().requires_grad_(False)
+        self.vae.to(self.device, memory_format=torch.channels_last)
+        encode = Encoder(self.vae, Painter(stock, self.device), Seer(self.device))
+        layouts = Layouts(stock, self.tokenizer, chunks.BATCHES * options.batch, SEED, MIX)
+        return chunks.batches(layouts, encode, options.batch, self.progress["steps"], options.workers)
+
+    def losses(self, batch: Chunk, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """MSE on v, and how far the inner layer is from the frozen network (1 - cosine, the mean over places).
+
+        Times are spread over the batch, which lowers the noise of the gradient, and lean towards much noise: there
+        shapes are decided, and on few pictures shapes are what is missing.
+        """
+        z_BCHW, B = batch.z_NCHW, len(batch.z_NCHW)
+        draw = {"generator": generator, "device": self.device}
+        t_B = ((torch.arange(B, device=self.device) + torch.rand(B, **draw)) / B) ** NOISE_POWER
+        t_B = (t_B * 1000).long().clamp(max=999)
+        noise_BCHW = torch.randn(z_BCHW.shape, **draw)
+        empty_B = torch.rand(B, **draw) < EMPTY_SHARE
+        ids_BT = torch.where(empty_B[:, None], self.empty_T, batch.ids_NT)
         noisy_BCHW = self.scheduler.add_noise(z_BCHW, noise_BCHW, t_B)
         target_BCHW = self.scheduler.get_velocity(z_BCHW, noise_BCHW, t_B)
-        context_BTD = self.models["text_encoder"](ids_BT.to(self.device)).last_hidden_state
-        with self.autocast():
+        with training.autocast(self.device):
+            context_BTD = self.models["text_encoder"](ids_BT).last_hidden_state
             guess_BCHW = self.unet(noisy_BCHW, t_B, context_BTD).sample
-        return torch.nn.functional.mse_loss(guess_BCHW.float(), target_BCHW)
+            said_BDHW = self.models["aligner"](self.inner_BCHW)
+        said_BDHW = nn.functional.adaptive_avg_pool2d(said_BDHW.float(), batch.feature_NDHW.shape[2:])
+        misaligned = 1 - nn.functional.cosine_similarity(said_BDHW, batch.feature_NDHW).mean()
+        return nn.functional.mse_loss(guess_BCHW.float(), target_BCHW), misaligned
 
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16)
-
-    def step(self, batch) -> Tensor:
+    def step(self, batch: Chunk) -> Tensor:
         """One optimiser step; returns the loss, still on the device."""
-        layer_L8, ground_B8, ids_BT = batch
-        loss = self.loss(Plan(layer_L8, ground_B8), ids_BT)
-        training.step(self.optimiser, loss)
-        self.average.update(self.models)
+        steps = self.progress["steps"]
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.options.rate, steps, self.done)
+        generator = torch.Generator(self.device).manual_seed(SEED * 1_000_003 + steps)
+        loss, misaligned = self.losses(batch, generator)
+        training.step(self.optimiser, loss + ALIGN_WEIGHT * misaligned)
         self.progress["steps"] += 1
-        self.progress["pictures"] += len(ids_BT)
+        self.average.update(self.models, self.progress["steps"])
+        self.progress["pictures"] += len(batch.z_NCHW)
         return loss.detach()
 
-    def slice(self) -> None:
-        """Trains by the clock."""
-        options, batches = self.options, self.loader()
-        before_s, start, losses, lap = self.progress["seconds"], time.time(), [], time.time()
-        while time.time() - start < 60 * options.minutes:
-            done = self.progress["seconds"] / (60 * options.total_minutes)
-            for group in self.optimiser.param_groups:
-                group["lr"] = group["share"] * learning_rate(options.rate, self.progress["steps"], done)
-            losses.append(self.step(next(batches)))
-            self.progress["seconds"] = before_s + time.time() - start
-            if len(losses) == 100:
-                mean, rate = torch.stack(losses).mean().item(), 100 * options.batch / (time.time() - lap)
-                at = f"step {self.progress['steps']}, {done:.3f} done"
-                print(f"{at}, loss {mean:.4f}, {rate:.0f} pictures/s", flush=True)
-                losses, lap = [], time.time()
+    @property
+    def progress(self) -> dict:
+        return self.state.progress
 
-    def parts(self) -> dict:
-        return {"models": self.models, "ema": self.average.model, "optimiser": self.optimiser}
+    @property
+    def done(self) -> float:
+        """The share of the time that is over; an endless run is always at its beginning."""
+        return self.progress["seconds"] / (60 * self.options.minutes) if self.options.minutes else 0.0
 
-    def restore(self, path: Path) -> None:
-        """Puts back the state of the slice before, if there is one."""
-        if path.exists():
-            state = torch.load(path, weights_only=True, map_location=self.device)
-            for name, part in self.parts().items():
-                part.load_state_dict(state[name])
-            self.progress = state["progress"]
-            self.average.updates = self.progress["steps"]
-
-    def store(self, path: Path) -> None:
-        state = {name: part.state_dict() for name, part in self.parts().items()}
-        torch.save(state | {"progress": self.progress}, path.with_suffix(".new"))
-        path.with_suffix(".new").replace(path)
-
-    def warm(self, path: Path) -> None:
-        """The weights of another run's average, where names and shapes agree."""
-        old, new = torch.load(path, weights_only=True, map_location=self.device)["ema"], self.models.state_dict()
-        fits = {k: v for k, v in old.items() if k.startswith("unet.") and k in new and v.shape == new[k].shape}
-        self.models.load_state_dict(new | fits)
-        self.average = Average(self.models, EMA_DECAY)
-        print(f"warm start: {len(fits)} of {len(new)} tensors", flush=True)
+    def write(self, folder: Path) -> None:
+        """The average as a diffusers folder."""
+        models, vae = copy.deepcopy(self.average.model).cpu(), copy.deepcopy(self.vae).cpu()
+        export.write_pipeline(models, vae, self.tokenizer, self.scheduler, folder, self.progress)
 
 
 def learning_rate(peak: float, steps: int, done: float) -> float:
-    """Warm-up, level, and from half of the total time on a cosine to a twentieth."""
-    fall = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1, max(0, done - 0.5) / 0.5)))
-    return peak * min(1, (steps + 1) / 200) * fall
+    """Warm-up, level, and in the last fifth of the time a straight line to zero."""
+    return peak * min(1, (steps + 1) / 200) * min(1, max(0, 1 - done) / 0.2)
 
 
 def train(options) -> None:
-    """Restores, then slice by slice: trains, stores, exports, draws a sheet."""
-    trainer, state_path = Trainer(options), options.scratch / f"denoiser_{options.size}.pt"
-    trainer.restore(state_path)
-    torch.manual_seed(trainer.progress["steps"])
-    if options.warm and not trainer.progress["steps"]:
-        trainer.warm(options.warm)
-    for _ in range(options.slices):
-        trainer.slice()
-        trainer.store(state_path)
-        models, vae = copy.deepcopy(trainer.average.model).cpu(), copy.deepcopy(trainer.vae).cpu()
-        export.write_pipeline(models, vae, trainer.tokenizer, trainer.scheduler, options.out, trainer.progress)
-        export.draw_sheet(options.out, options.scratch / f"sheet_{trainer.progress['steps']:06d}.png")
-        print(json.dumps(trainer.progress), flush=True)
-
-
-def bench(options) -> None:
-    """Pictures a second of whole training steps, and the number of weights."""
+    """Goes on until the time is up or somebody asks it to stop."""
     trainer = Trainer(options)
-    batches, start, steps = trainer.loader(), 0.0, -3
-    while not start or time.time() - start < 60 * options.minutes:
-        loss = trainer.step(next(batches))
-        steps += 1
-        if steps == 0:
-            start = loss.item() * 0 + time.time()  # reading the loss waits for the device
-    rate = steps * options.batch / (loss.item() * 0 + time.time() - start)
-    count = sum(p.numel() for p in trainer.models["unet"].parameters()) / 1e6
-    print(f"{options.size} on {options.device}, UNet {count:.1f} M, batch {options.batch}: {rate:.1f} pictures/s")
+    state, progress, losses = trainer.state, trainer.progress, []
+    state.heed_signals()
+    (sheets := options.scratch / "sheets").mkdir(exist_ok=True)
+    start, drawn, lap = time.time() - progress["seconds"], time.time(), dict(progress)
+    for batch in trainer.batches():
+        losses.append(trainer.step(batch))
+        progress["seconds"] = time.time() - start
+        ends, pictures = trainer.done >= 1, progress["pictures"]
+        if ends or state.due(minutes=LINE_MINUTES):
+            rate = (pictures - lap["pictures"]) / (progress["seconds"] - lap["seconds"])
+            told = f"loss {torch.stack(losses).mean():.4f}, {rate:.0f} pictures/s"
+            print(f"{time.strftime('%H:%M')} {pictures} pictures, {told}", flush=True)
+            lap, losses = dict(progress), []
+        if ends:
+            state.store()
+        else:
+            state.keep()
+        measured = pictures // MEASURED_EVERY > (pictures - options.batch) // MEASURED_EVERY
+        if ends or measured or time.time() - drawn > 60 * SHEET_MINUTES:
+            paused = time.time()
+            trainer.write(options.out)
+            export.draw_sheet(options.out, sheets / f"{pictures:09d}.png")
+            if measured and not ends:
+                state.store()
+                measure(options, state)
+            drawn = time.time()
+            start += drawn - paused
+        if ends:
+            return
+
+
+def measure(options, state: State) -> None:
+    """All the figures of what was written, by a program of its own, which is dropped if somebody asks to stop."""
+    stem = options.scratch / "figures" / f"{state.progress['pictures']:09d}"
+    stem.parent.mkdir(exist_ok=True)
+    where = [
+        "--prior",
+        str(options.out),
+        "--scratch",
+        str(options.scratch),
+        "--json",
+        f"{stem}.json",
+        "--sheet",
+        f"{stem}.png",
+    ]
+    program = Path(__file__).with_name("evaluate.py")
+    child = subprocess.Popen([sys.executable, str(program), *where, "--device", options.device])
+    while child.poll() is None:
+        time.sleep(1)
+        if state.asked_to_stop:
+            child.terminate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["bench", "train"])
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder with vae/ and text/")
-    parser.add_argument("--out", type=Path, default=MINI, help="the exported diffusers folder")
-    parser.add_argument("--batch", type=int, default=16, help="pictures a step")
+    parser.add_argument("--scratch", type=Path, required=True, help="the folder with vae/")
+    parser.add_argument("--out", type=Path, required=True, help="the exported diffusers folder")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--rate", type=float, default=8e-4, help="peak learning rate")
     parser.add_argument("--workers", type=int, default=0, help="processes that lay out scenes")
-    parser.add_argument("--minutes", type=float, default=10, help="length of a slice")
-    parser.add_argument("--slices", type=int, default=1, help="how many slices in this run")
-    parser.add_argument("--total-minutes", type=float, default=90, help="length of all slices: the schedule follows it")
-    parser.add_argument("--picture-px", type=int, help="train on smaller pictures first: a quarter of the cost at half")
-    parser.add_argument("--warm", type=Path, help="first slice: weights of another state file, where they fit")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet (needs a C++ compiler)")
+    parser.add_argument("--minutes", type=float, help="of training in all; without it there is no end")
     add_options(parser)
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")  # on a GPU: what bf16 leaves in 32 bit may use TF32
-    bench(options) if options.what == "bench" else train(options)
+    train(options)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Measures the exported mini prior: do pictures show what the caption asks for, how real do they look, what they cost.
 
-The judge is an ImageNet network that took no part in the training (`judge.py`). Each question is put to three sets of
+The judge is an ImageNet network that meets no sample in training (`judge.py`). Each question is put to three sets of
 pictures: samples; real (composed) pictures of the same captions, which are the ceiling; and these after a trip through
 the prior's autoencoder, the most that any denoiser on its latents could reach. Samples are of training concepts, asked
 in the one plain wording; only `unseen` and KID are about test concepts. Probes and samples share no concept and no
 backdrop.
 
-    python recipes/mini/evaluate.py --packages packages --scratch scratch/mini --json figures.json --sheet sheet.png
+    python recipes/mini/evaluate.py --scratch scratch/mini --json figures.json --sheet sheet.png
 """
 
 import argparse
@@ -32,8 +32,8 @@ from torch import Tensor
 
 from limner.evaluate.metrics import edges
 from limner.evaluate.metrics.interval import interval
+from limner.priors.mini import FOLDER as MINI
 
-ASSETS = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets"
 EACH = {"colour": 3, "place": 5, "accessory": 5, "count": 16, "position": 16}  # samples of each colour, each place, ...
 PROBE_EACH = {"place": 24, "accessory": 32, "count": 80}  # real pictures of each, that a probe learns from
 
@@ -42,9 +42,9 @@ class Lab:
     """The prior under test, the judge, and the concepts in halves: probes learn from one, are asked about the other."""
 
     def __init__(self, options) -> None:
-        self.options, self.every = options, 8 if options.quick else 1
-        self.pipeline = export.open_pipeline(options.assets / "mini").to(options.device)
-        self.encoder = judge.Encoder(options.packages, options.scratch / "judge", options.device)
+        self.options = options
+        self.pipeline = export.open_pipeline(options.prior).to(options.device)
+        self.encoder = judge.Encoder(options.scratch / "judge", options.device)
         self.stock = composer.Stock(options.scratch)
         self.learn, self.ask = (judge.half_of(self.stock, n) for n in range(2))
         self.rows: dict[str, dict] = {}
@@ -80,7 +80,7 @@ class Lab:
 
     def probe(self, kind: str, values: list) -> judge.Probe:
         """Learns from real scenes, as they are and as the autoencoder gives them back."""
-        asked = judge.scenes_of(self.learn, kind, values, max(2, PROBE_EACH[kind] // self.every), seed=1)
+        asked = judge.scenes_of(self.learn, kind, values, PROBE_EACH[kind], seed=1)
         x_BCHW = composer.compose(self.learn, asked, seed=1)
         label_B = torch.arange(len(values)).repeat_interleave(len(asked) // len(values))
         feature_BD = torch.cat([self.encoder.real(x_BCHW), self.encoder.real(self.back(x_BCHW))])
@@ -89,17 +89,18 @@ class Lab:
 
 def retrieval(lab: Lab, name: str, style: str, caption_of: dict[int, str], count: int) -> Tensor:
     """Which of these concepts does the picture show? Real pictures are asked in a view that no prototype has."""
-    rows = list(caption_of)[:: lab.every]
+    rows = list(caption_of)
     prototypes = lab.prototypes(style, rows)
-    own_B = torch.tensor(judge.spread(list(range(len(rows))), max(4, count // lab.every)))
+    own_B = torch.tensor(judge.spread(list(range(len(rows))), count))
     some = [rows[n] for n in own_B]
 
     def answers(x_BCHW: Tensor, embed: Callable) -> dict[str, Tensor]:
         rank_B = prototypes.rank(embed(x_BCHW), own_B)
-        return {"R@1": rank_B < 1, "R@5": rank_B < 5}
+        return {"R@1": rank_B < 1, "R@5": rank_B < 5, "rank, of 1": rank_B / (len(rows) - 1)}
 
     prompts, real_BCHW = [caption_of[n] for n in some], judge.views(lab.stock, style, some, 2)
-    made_BCHW = lab.compare(name, answers, {f"R@{k}": k / len(rows) for k in (1, 5)}, prompts, real_BCHW)
+    chances = {"R@1": 1 / len(rows), "R@5": 5 / len(rows), "rank, of 1": 0.5}
+    made_BCHW = lab.compare(name, answers, chances, prompts, real_BCHW)
     if name == "unseen":  # what the colours in the caption give away: seen concepts in the same colours
         twin_BCHW = judge.views(lab.stock, style, [judge.same_colours(lab.stock, n) for n in some], 2)
         for what, right_B in answers(twin_BCHW, lab.encoder.real).items():
@@ -116,7 +117,7 @@ def composition(lab: Lab) -> None:
     values = {"colour": list(pictures.COLOURS), "place": list(places.PLACES), "accessory": list(scenes.ACCESSORIES)}
     values |= {"count": [1, 2, 3, 4]}
     for kind, some in values.items():
-        asked = judge.scenes_of(lab.ask, kind, some, max(1, EACH[kind] // lab.every), seed=2)
+        asked = judge.scenes_of(lab.ask, kind, some, EACH[kind], seed=2)
         own_B = torch.arange(len(some)).repeat_interleave(len(asked) // len(some))
         probe = None if kind == "colour" else lab.probe(kind, some)
 
@@ -132,9 +133,9 @@ def composition(lab: Lab) -> None:
 
 def positions(lab: Lab) -> None:
     """Two subjects on white, left and right of or above and below each other: is each where the caption puts it?"""
-    asked = judge.scenes_of(lab.ask, "position", list(judge.HALVES), max(1, EACH["position"] // lab.every), seed=3)
+    asked = judge.scenes_of(lab.ask, "position", list(judge.HALVES), EACH["position"], seed=3)
     own = [[s.concept for s in scene.subjects] for scene in asked]
-    rows = sorted({*lab.stock.rows[:: lab.every], *(n for pair in own for n in pair)})
+    rows = sorted(lab.stock.rows)
     own_B2 = torch.tensor([[rows.index(n) for n in pair] for pair in own])
     prototypes = lab.prototypes("3d", rows)
 
@@ -164,7 +165,7 @@ def looks(lab: Lab, made_BCHW: Tensor, rows: list[int]) -> None:
 
 def reconstruction(lab: Lab) -> dict[str, float]:
     """What the autoencoder loses of held-out pictures: PSNR, and edge F1 of the 3D ones (`limner.evaluate`)."""
-    rows = pictures.in_split(lab.stock.concepts, "test", "validation").tolist()[:: lab.every]
+    rows = pictures.in_split(lab.stock.concepts, "test", "validation").tolist()
     real_BCHW, line_BCHW = (judge.views(lab.stock, style, rows, 0) for style in ("3d", "line"))
     real, made = (edges.picture_edges(judge.rgb255(x).byte()) for x in (real_BCHW, lab.back(real_BCHW)))
     asked = {"the picture's": real, "the line drawing's": edges.sketch_lines(judge.rgb255(line_BCHW).byte())}
@@ -174,7 +175,7 @@ def reconstruction(lab: Lab) -> dict[str, float]:
         row |= {"autoencoder": float(made_NN.diagonal().mean()), "real": float(real_NN.diagonal().mean())}
         lab.rows[f"edge F1 with {name} edges"] = row | {"autoencoder_interval": interval(made_NN.diagonal())}
     held_out = autoencoder.held_out_pictures(lab.stock)
-    tests = {k: x[:: lab.every].to(lab.options.device) for k, x in held_out.items()}
+    tests = {k: x.to(lab.options.device) for k, x in held_out.items()}
     return {k: round(autoencoder.psnr(lab.pipeline.vae, x), 2) for k, x in tests.items()}
 
 
@@ -182,7 +183,7 @@ def caption_gain(lab: Lab) -> dict[str, float]:
     """MSE on v at the noisiest step, 3D renders with their own caption, another's, none: does the text reach it?"""
     found, device, pipeline = {}, lab.options.device, lab.pipeline
     for name, split in (("seen", "train"), ("unseen", "test")):
-        rows = judge.spread(pictures.in_split(lab.stock.concepts, split).tolist(), 48 // lab.every)
+        rows = judge.spread(pictures.in_split(lab.stock.concepts, split).tolist(), 192)
         z_BCHW = autoencoder.encode_scaled(pipeline.vae, judge.views(lab.stock, "3d", rows, 0).to(device))
         texts = [lab.stock.concepts[n]["caption"] for n in rows]
         noise_BCHW = torch.randn(z_BCHW.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -211,51 +212,59 @@ def costs(lab: Lab) -> dict:
     times = [timeit.timeit(lambda: lab.sample(["a 3D render of a cat face"]), number=1) for _ in range(6)]
     best, _, median, *_ = sorted(times[1:])
     machine = {"threads": torch.get_num_threads(), "device": lab.options.device, "load_average": os.getloadavg()[0]}
-    folders, parts = [lab.options.assets.resolve() / name for name in ("mini", "eye")], ("unet", "text_encoder", "vae")
-    command = [sys.executable, "-c", DRAW_ONE, str(folders[0])]
+    folder, parts = lab.options.prior.resolve(), ("unet", "text_encoder", "vae")
+    command = [sys.executable, "-c", DRAW_ONE, str(folder)]
     drawn = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     return {
         "peak_memory_mib": int(drawn.stdout.split()[-1]),
         "seconds_a_guided_picture": {"best": round(best, 3), "median": round(median, 3)} | machine,
         "parameters": {name: sum(p.numel() for p in getattr(lab.pipeline, name).parameters()) for name in parts},
-        "bytes": {f.name: sum(path.stat().st_size for path in f.rglob("*") if path.is_file()) for f in folders},
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     }
+
+
+def seen(lab: Lab, style: str, count: int) -> None:
+    """Retrieval of training concepts."""
+    words = lab.words([Scene("alone", style, (Subject(n),)) for n in lab.stock.rows])
+    retrieval(lab, f"seen {style}", style, dict(zip(lab.stock.rows, words, strict=True)), count)
 
 
 @torch.no_grad()
 def measure(lab: Lab) -> dict:
+    seen(lab, "3d", lab.options.concepts)
+    if lab.options.quick:
+        return {"rows": lab.rows, "caption_gain_mse": caption_gain(lab)}
+    for style in ("flat", "noto", "line"):
+        seen(lab, style, 32)
     stock = lab.stock
-    counts = {"3d": lab.options.concepts} | dict.fromkeys(("flat", "noto", "line"), 32)
-    for style, count in counts.items():
-        words = lab.words([Scene("alone", style, (Subject(n),)) for n in stock.rows])
-        retrieval(lab, f"seen {style}", style, dict(zip(stock.rows, words, strict=True)), count)
     test = {n: stock.concepts[n]["caption"] for n in pictures.in_split(stock.concepts, "test").tolist()}
-    looks(lab, retrieval(lab, "unseen", "3d", test, len(test)), list(test)[:: lab.every])
+    looks(lab, retrieval(lab, "unseen", "3d", test, len(test)), list(test))
     composition(lab)
     positions(lab)
     found = {"autoencoder_psnr_db": reconstruction(lab), "caption_gain_mse": caption_gain(lab)} | costs(lab)
-    if lab.options.sheet:
-        pictures.sheet(lab.sample(list(export.PROMPTS[:: lab.every])), 16, lab.options.sheet)
     return {"rows": lab.rows} | found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, required=True, help="the folder of the npm and pip packages")
     parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py; sheets go to judge/")
-    parser.add_argument("--assets", type=Path, default=ASSETS, help="the folder with mini/ and eye/")
+    parser.add_argument("--prior", type=Path, default=MINI, help="the diffusers folder; the shipped one unless given")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--sheet", type=Path, help="where a sheet of the prompts of export.py goes")
     parser.add_argument("--concepts", type=int, default=128, help="seen concepts to sample in 3D")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="an eighth of everything: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="retrieval of seen concepts in 3D, caption gain, the sheet; no more"
+    )
     options = parser.parse_args()
     lab = Lab(options)
     asked = {name: getattr(options, name) for name in ("steps", "guidance", "quick")}
-    training = json.loads((options.assets / "mini" / "training.json").read_text())
+    training = json.loads((options.prior / "training.json").read_text())
     figures = {"judge": "EfficientNet-Lite0 (ImageNet)", "training": training} | asked | measure(lab)
+    if options.sheet:
+        pictures.sheet(lab.sample(list(export.PROMPTS)), 16, options.sheet)
     options.json.write_text(json.dumps(figures, indent=1) + "\n")
     print(judge.table(lab.rows))
     print(json.dumps({k: v for k, v in figures.items() if k != "rows"}, indent=1))

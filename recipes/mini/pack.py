@@ -1,7 +1,7 @@
 """What a machine without the packages needs to train the prior: one zip, and back.
 
 Pictures are stored as WebP (a fifteenth of the arrays; the 3D renders with a loss that is below that of the packaged
-ones), the text encoder in 16 bit. After `unpack`, `recipe.py` goes on with the autoencoder.
+ones). After `unpack`, `recipe.py` goes on with the autoencoder.
 
     python recipes/mini/pack.py pack   --scratch scratch/base --zip base.zip
     python recipes/mini/pack.py unpack --scratch scratch/base --zip base.zip
@@ -10,19 +10,16 @@ ones), the text encoder in 16 bit. After `unpack`, `recipe.py` goes on with the 
 import argparse
 import io
 import json
-import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pictures
-import torch
 from PIL import Image
-from transformers import CLIPTextModel
 
 ARRAYS = ("pictures", "places")
 FILES = ("concepts.json", "colour_names.json")
-PARTS = ["data", "composer", "sentences", "text", "eye"]  # of recipe.py, that need not run there
+PARTS = ["packages", "data", "composer"]  # of recipe.py, that need not run there
 
 
 def webp(pixels_HWC: np.ndarray, lossless: bool) -> bytes:
@@ -40,12 +37,8 @@ def pack(scratch: Path, archive: zipfile.ZipFile) -> None:
             lossless = name == "places" or pictures.STYLES[a] != "3d"
             archive.writestr(f"{name}/{a}_{b}.webp", webp(np.asarray(array[a, b]), lossless))
         archive.writestr(f"{name}/shape.json", json.dumps(array.shape))
-    with tempfile.TemporaryDirectory() as half:
-        CLIPTextModel.from_pretrained(scratch / "text", dtype=torch.float16).save_pretrained(half)
-        for path in Path(half).iterdir():
-            archive.write(path, f"text/{path.name}")
-    for path in [*(scratch / name for name in FILES), *(scratch / "tokenizer").iterdir()]:
-        archive.write(path, path.relative_to(scratch), zipfile.ZIP_DEFLATED)
+    for name in FILES:
+        archive.write(scratch / name, name, zipfile.ZIP_DEFLATED)
 
 
 def unpack(scratch: Path, archive: zipfile.ZipFile) -> None:

@@ -1,101 +1,151 @@
-"""The whole recipe in one resumable command: data, autoencoder, eye, denoiser, figures.
+"""The built-in prior in one command: packages, data, autoencoder, decoder, denoiser. The same command again goes on.
 
-Each part runs once; what is done is written down in the scratch folder, so the same command goes on where it stopped,
-also when it was cut off. `--limit-minutes` starts no part that would not fit any more: for machines that are lent in
-short turns. `--minutes` is the whole training time: half an hour of an H100 for `base`, some hours of two cores for
-`small`. Call it again with `--again NAME` to give a part more time; several half hours add up.
+On a CPU it runs at the lowest priority, so that it can go on in the background of other work for days: Ctrl-C, a kill
+or a power cut loses five minutes at most. Everything lies in the scratch folder, `../scratch/prior` beside the
+repository unless another is given; nothing in the repository changes. On a GPU the same command has an end,
+`--minutes`, and a machine that is lent for ten minutes runs it as `timeout 9m python ...`, several times.
 
-    python recipes/mini/recipe.py --size base --device cuda --minutes 30 --packages packages --scratch scratch/base
-    python recipes/mini/recipe.py --size small --minutes 150 --packages packages --scratch scratch/mini
+    python recipes/mini/recipe.py --vae src/limner/assets/mini/vae
+    python recipes/mini/recipe.py --size base --device cuda --minutes 30 --workers 14 --scratch scratch/base
 """
 
 import argparse
+import contextlib
+import fcntl
+import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from sizes import SIZES
 
 HERE = Path(__file__).resolve().parent
-SHARES = {
-    "autoencoder": 0.15,
-    "sharpen": 0.12,
-    "text": 0.1,
-    "eye": 0.05,
-}  # of the training time; the denoiser has the rest
-PREPARE_MINUTES, FIGURES_MINUTES = 5.0, 9.0  # a guess, for --limit-minutes
-BATCHES = {  # pictures a step: autoencoder and its critic, text, denoiser
-    "cpu": {"small": (16, 128, 16), "base": (16, 128, 16), "large": (8, 128, 8)},
-    "cuda": {"small": (512, 1024, 1024), "base": (256, 1024, 1024), "large": (64, 1024, 256)},
+SCRATCH = HERE.parents[2] / "scratch" / "prior"
+NPM = (
+    "@lobehub/fluent-emoji-3d@1.1.0",
+    "@iconify-json/fluent-emoji-flat@1.2.6",
+    "@iconify-json/fluent-emoji-high-contrast@1.2.6",
+    "@iconify-json/noto@1.2.9",
+    "emojibase-data@17.0.0",
+    "emojilib@4.0.3",
+)
+CPU_MINUTES = {"autoencoder": 75.0, "sharpen": 45.0}  # the denoiser has no end
+GPU_SHARES = {"autoencoder": 0.15, "sharpen": 0.12}  # of --minutes; the denoiser has the rest
+BATCHES = {  # pictures a step: autoencoder and its critic, denoiser
+    "cpu": {"small": (16, 32), "base": (16, 32), "large": (8, 16)},
+    "cuda": {"small": (512, 1024), "base": (256, 1024), "large": (64, 256)},
 }
 
 
-def parts(options) -> list[tuple[str, float, list[str]]]:
-    """(name, minutes, program and its arguments), in order."""
-    where = ["--scratch", str(options.scratch)]
-    packages, node = (["--packages", str(p)] for p in (options.packages, options.packages / "node_modules"))
-    device = ["--device", options.device]
-    train = [*where, *device, "--size", options.size, "--bf16"]
-    pictures, contrasts, latents = map(str, BATCHES[options.device][options.size])
-    minutes = {name: share * options.minutes for name, share in SHARES.items()}
-    rest = options.minutes - sum(minutes.values())
-    num_slices = max(1, -(-rest // options.slice_minutes))
-    schedule = ["--minutes", f"{rest / num_slices:.3f}", "--total-minutes", f"{rest:.3f}", "--compile"]
-    workers = ["--workers", str(options.workers)]
-    px = str(SIZES[options.size].picture_px)
-    assets = ["--assets", str(options.assets)]
-    out = ["--out", str(options.assets / "mini")]
+def parts(options) -> dict[str, list[str]]:
+    """name -> command, in order."""
+    scratch, packages, prior = options.scratch, options.scratch / "packages", options.scratch / "mini"
+    pictures, latents = BATCHES[options.device][options.size]
+    minutes = CPU_MINUTES
+    if options.minutes:
+        minutes = {name: share * options.minutes for name, share in GPU_SHARES.items()}
+        minutes["denoiser"] = options.minutes - sum(minutes.values())
 
-    def clock(name: str) -> list[str]:
-        return ["--minutes", f"{minutes[name]:.3f}"]
+    def program(name: str, **flags: object) -> list[str]:
+        flags = {"scratch": scratch, **flags}
+        said = [(f"--{flag.replace('_', '-')}", str(value)) for flag, value in flags.items() if value is not None]
+        return [sys.executable, str(HERE / name), *itertools.chain(*said)]
 
-    crops = ["--crop-share", "0.6"] if options.device == "cpu" else []
-    found = [
-        ("data", PREPARE_MINUTES, ["build_data.py", *where, *node, *assets, "--train-px", px]),
-        ("composer", 1.0, ["composer.py", *where]),
-        ("sentences", PREPARE_MINUTES, ["sentences.py", *where, *packages]),
-        (
-            "autoencoder",
-            minutes["autoencoder"],
-            ["autoencoder.py", *train, *clock("autoencoder"), "--batch", pictures, *crops],
-        ),
-        ("sharpen", minutes["sharpen"], ["sharpen.py", *train, *clock("sharpen"), "--batch", pictures]),
-        ("text", minutes["text"], ["text.py", *train, *clock("text"), "--batch", contrasts]),
-        ("eye", minutes["eye"], ["eye.py", "train", *where, *device, "--bf16", *clock("eye"), *packages, *assets]),
-    ]
-    denoise = ["denoiser.py", "train", *train, *schedule, *workers, *out, "--batch", latents]
-    found += [(f"denoiser {n + 1}", rest / num_slices + 1, denoise) for n in range(int(num_slices))]
-    results = ["--json", str(options.scratch / "figures.json"), "--sheet", str(options.scratch / "sheet.png")]
-    figures = ["evaluate.py", *where, *device, *packages, *assets, *results]
-    return [*found, ("figures", FIGURES_MINUTES, figures)]
+    def trained(name: str, batch: int, **flags: object) -> list[str]:
+        how = {"size": options.size, "device": options.device, "batch": batch}
+        return program(f"{name}.py", minutes=minutes.get(name), **how, **flags)
+
+    autoencoder = {"autoencoder": trained("autoencoder", pictures), "sharpen": trained("sharpen", pictures)}
+    if options.vae:
+        autoencoder = {"autoencoder": ["cp", "--recursive", str(options.vae), str(scratch / "vae")]}
+    train_px = SIZES[options.size].picture_px
+    figures = {"json": scratch / "figures.json", "sheet": scratch / "sheet.png"}
+    return {
+        "packages": ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(packages), *NPM],
+        "data": program("build_data.py", packages=packages / "node_modules", train_px=train_px),
+        "composer": program("composer.py"),
+        **autoencoder,
+        "denoiser": trained("denoiser", latents, out=prior, workers=options.workers),
+        "figures": program("evaluate.py", prior=prior, device=options.device, **figures),
+    }
+
+
+class Runner:
+    """Runs one part after the other, each to its end or until somebody asks to stop, and passes that on."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch, self.child, self.asked_to_stop = scratch, None, False
+        self.lock = (scratch / "running").open("a+")
+        for which in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(which, self._stop)
+
+    def _stop(self, *_) -> None:
+        self.asked_to_stop = True
+        if self.child:
+            self.child.terminate()
+
+    def __call__(self, command: list[str]) -> bool:
+        """Whether it came to its end."""
+        self._claim()
+        # A session of its own, since the kernel shares a processor out by session before it looks at priorities. The
+        # child holds the lock too: it counts also where this process is killed and the child is not.
+        self.child = subprocess.Popen(command, start_new_session=True, pass_fds=[self.lock.fileno()])
+        for name, text in ((self.scratch / "running", f"{self.child.pid}\n"), (autogroup(self.child.pid), "19")):
+            with contextlib.suppress(OSError):
+                name.write_text(text)
+        code = self.child.wait()
+        if code and not self.asked_to_stop:
+            raise SystemExit(code)
+        return not self.asked_to_stop
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = (self.scratch / "running").read_text().strip()
+            raise SystemExit(
+                f"{self.scratch} is in use by process {other}.\nhint: kill {other}, and it will store its state"
+            ) from None
+
+
+def lowest_priority() -> None:
+    """Of this process and of all that it will start: only what nobody else wants of the processor."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+
+
+def autogroup(pid: int) -> Path:
+    """Where Linux keeps the priority of a session."""
+    return Path(f"/proc/{pid}/autogroup")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, required=True, help="where pip and npm put the packages")
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder for everything that is not shipped")
-    parser.add_argument("--assets", type=Path, default=HERE.parents[1] / "src" / "limner" / "assets")
+    parser.add_argument("--scratch", type=Path, default=SCRATCH, help="the folder for everything that is made")
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--device", choices=list(BATCHES), default="cpu")
-    parser.add_argument("--minutes", type=float, default=150, help="of training, all parts together")
-    parser.add_argument("--slice-minutes", type=float, default=9, help="the denoiser stores its state this often")
-    parser.add_argument("--limit-minutes", type=float, default=1e9, help="start no part that would end later than this")
+    parser.add_argument("--minutes", type=float, help="of training, all parts together; without it there is no end")
+    parser.add_argument("--vae", type=Path, help="an autoencoder to take instead of training one")
     parser.add_argument("--workers", type=int, default=0, help="processes that lay out scenes for the denoiser")
-    parser.add_argument("--again", nargs="*", default=[], help="parts to run once more")
     options = parser.parse_args()
+    options.scratch = options.scratch.resolve()
     options.scratch.mkdir(parents=True, exist_ok=True)
-    start, ledger = time.time(), options.scratch / "done.json"
-    done = [name for name in json.loads(ledger.read_text()) if name not in options.again] if ledger.exists() else []
-    for name, minutes, arguments in parts(options):
+    if options.device == "cpu":
+        lowest_priority()
+    ledger, run = options.scratch / "done.json", Runner(options.scratch)
+    done = json.loads(ledger.read_text()) if ledger.exists() else []
+    for name, command in parts(options).items():
         if name in done:
             continue
-        if (time.time() - start) / 60 + minutes > options.limit_minutes:
-            print(f"{name} needs about {minutes:.0f} minutes: run the same command again", flush=True)
+        print(f"--- {name}", flush=True)
+        if not run(command):
+            print("stopped: the same command goes on from here", flush=True)
             return
-        print(f"--- {name}: {' '.join(arguments)}", flush=True)
-        subprocess.run([sys.executable, str(HERE / arguments[0]), *arguments[1:]], check=True)
         done.append(name)
         ledger.write_text(json.dumps(done))
     print("all parts are done", flush=True)

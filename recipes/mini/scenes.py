@@ -62,6 +62,7 @@ KINDS = {
     "size": 0.03,
 }
 STYLE_SHARES = {"3d": 0.7, "flat": 0.13, "noto": 0.11, "line": 0.06}
+PLAIN = ("alone", "colour")  # one thing on white or a plain ground
 COLOURS_SHARE, KEYWORD_SHARE, HUES_SHARE = 0.6, 0.15, 0.15
 SMILEYS, ANIMALS, FOOD, TRAVEL, ACTIVITIES, OBJECTS = 0, 3, 4, 5, 6, 7  # emojibase groups
 
@@ -84,6 +85,21 @@ class Scene:
     colour: str | None = None  # of the ground; white without
     second: str | None = None  # colour that the ground runs into
     place: str | None = None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often what is drawn: the share of one thing on white or a plain ground, and that of 3D renders."""
+
+    plain: float
+    in_3d: float
+
+    def draw(self, stock: "Stock", rng: random.Random) -> Scene:
+        plain = rng.random() < self.plain
+        kinds = {kind: share for kind, share in KINDS.items() if plain == (kind in PLAIN)}
+        others = {style: share for style, share in STYLE_SHARES.items() if style != "3d"}
+        style = "3d" if rng.random() < self.in_3d else rng.choices(list(others), list(others.values()))[0]
+        return draw_scene(stock, rng, rng.choices(list(kinds), list(kinds.values()))[0], style)
 
 
 def is_face(concept: dict) -> bool:

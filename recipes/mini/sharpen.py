@@ -1,14 +1,13 @@
-"""The mini prior's decoder: a new one, crisper and wider, on the latents of an encoder that stays as it is.
+"""The mini prior's decoder, crisper, on the latents of an encoder that stays as it is.
 
-Idea: decoding is a small part of drawing a picture, so the decoder may be wider than the encoder. It learns on noisy
-latents, since a small denoiser's are a little off and a plain decoder shows that as smears; at first from the picture
-alone, then also from a discriminator of patches, which tells it what crisp looks like (as in VQGAN, Esser et al.
-2021, with their balance of the two gradients). Latents, and what was learned on them, stay valid.
+Idea: the decoder learns on noisy latents, since a small denoiser's are a little off and a plain decoder shows that as
+smears; at first from the picture alone, then also from a discriminator of patches, which tells it what crisp looks like
+(as in VQGAN, Esser et al. 2021, with their balance of the two gradients). Latents, and what was learned on them, stay
+valid.
 
-    python recipes/mini/sharpen.py --scratch scratch/mini --minutes 40 --bf16
-    python recipes/mini/sharpen.py --scratch scratch/mini --minutes 40 --bf16 --vae src/limner/assets/mini/vae
+    python recipes/mini/sharpen.py --scratch scratch/mini --minutes 40
 
-Takes the encoder of vae_plain/ of `autoencoder.py`, unless `--vae` names another; writes vae/.
+Makes vae/ of the vae_plain/ of `autoencoder.py`. The same command goes on where it stopped.
 """
 
 import argparse
@@ -18,12 +17,12 @@ import autoencoder
 import torch
 import torch.nn.functional as F
 import training
-from autoencoder import EMA_DECAY, Source, closeness
+from autoencoder import EMA_DECAY, Source, closeness, noisy
 from composer import Stock
 from diffusers import AutoencoderTiny
-from sizes import SIZES, add_options
+from sizes import add_options
 from torch import Tensor
-from training import Average, by_the_clock
+from training import Average, State, by_the_clock
 
 NOISE = 0.4  # the most that is added to unit-variance latents; each picture has its own amount below it
 CRISP_SHARE = 0.5  # of the reconstruction's gradient on the last layer
@@ -40,22 +39,12 @@ def discriminator(width: int = 32) -> torch.nn.Sequential:
     return torch.nn.Sequential(*layers, torch.nn.Conv2d(2 * width, 1, 3, padding=1))
 
 
-def renewed(vae: AutoencoderTiny, width: int) -> AutoencoderTiny:
-    """The same encoder with a new decoder of `width` channels."""
-    unasked = ("block_out_channels", "_name_or_path")
-    settings = {name: value for name, value in vae.config.items() if name not in unasked}
-    settings["decoder_block_out_channels"] = (width,) * len(vae.config.decoder_block_out_channels)
-    made = AutoencoderTiny.from_config(settings)
-    made.encoder.load_state_dict(vae.encoder.state_dict())
-    return made
-
-
 def draw(vae, source: Source, crop: bool) -> tuple[Tensor, Tensor]:
     """(noisy latents, the pictures), or the same quarters of both; quarters give more steps."""
     x_BCHW = source.draw()
     with torch.no_grad():
         z_BCHW = vae.encode(x_BCHW).latents.float()
-    z_BCHW = z_BCHW + NOISE * torch.rand(len(z_BCHW), 1, 1, 1, device=z_BCHW.device) * torch.randn_like(z_BCHW)
+    z_BCHW = noisy(z_BCHW, NOISE)
     if crop:
         half, times = z_BCHW.shape[2] // 2, x_BCHW.shape[2] // z_BCHW.shape[2]
         top, left = torch.randint(half + 1, (2,)).tolist()
@@ -85,11 +74,13 @@ def fit(vae, source: Source, options) -> AutoencoderTiny:
     vae.decoder.requires_grad_(True)
     optimiser = torch.optim.AdamW(vae.decoder.parameters(), betas=(0.5, 0.95), fused=True)
     critics = torch.optim.AdamW(critic.parameters(), lr=options.rate / 2, betas=(0.5, 0.95), fused=True)
-    looks, told = 0, torch.zeros(())
-    for done in by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=50):
+    parts = {"vae": vae, "average": average.model, "critic": critic, "optimiser": optimiser, "critics": critics}
+    state, told = State(options.scratch / "sharpen.pt", **parts), torch.zeros(())
+    state.restore()
+    for done in by_the_clock(optimiser, options.rate, options.minutes, 50, state):
         z_BCHW, x_BCHW = draw(vae, source, crop=done < options.crop_share)
         share = CRISP_SHARE * min(1, (done - options.plain_share) / 0.1)
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+        with training.autocast(options.device):
             y_BCHW = vae.decode(z_BCHW).sample
             close = closeness(y_BCHW.float(), x_BCHW)
             if share > 0:
@@ -101,29 +92,29 @@ def fit(vae, source: Source, options) -> AutoencoderTiny:
             else:
                 loss = close
         training.step(optimiser, loss)
-        average.update(vae)
-        if done * options.minutes > looks + 1:
-            looks += 1
-            seen = average.updates * options.batch
-            print(f"{looks} min, {seen} pictures, closeness {close.item():.3f}, critic {told.item():.3f}", flush=True)
+        average.update(vae, state.progress["steps"])
+        if state.due(minutes=2):
+            seen = state.progress["steps"] * options.batch
+            print(
+                f"{done:.2f} done, {seen} pictures, closeness {close.item():.3f}, critic {told.item():.3f}", flush=True
+            )
+    state.store()
     return average.model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py")
-    parser.add_argument("--vae", type=Path, help="whose encoder it is; SCRATCH/vae_plain unless given")
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate, twice the critic's")
-    parser.add_argument("--plain-share", type=float, default=0.6, help="of the time, at first, without the critic")
+    parser.add_argument("--plain-share", type=float, default=0.3, help="of the time, at first, without the critic")
     parser.add_argument("--crop-share", type=float, default=0.85, help="of the time, at first, on quarter pictures")
     add_options(parser)
     options = parser.parse_args()
     torch.manual_seed(0)
     stock = Stock(options.scratch)
-    vae = AutoencoderTiny.from_pretrained(options.vae or options.scratch / "vae_plain")
-    vae = renewed(vae, SIZES[options.size].decoder_width).to(options.device)
+    vae = AutoencoderTiny.from_pretrained(options.scratch / "vae_plain").to(options.device)
     vae = fit(vae, Source(stock, options), options).cpu()
     vae.save_pretrained(options.scratch / "vae")
     autoencoder.figures(vae, stock, options.scratch / "vae")

@@ -15,24 +15,24 @@ class Size:
     latent_channels: int
     autoencoder_width: int
     decoder_width: int
-    unet_widths: tuple[int, int, int]
+    unet_widths: tuple[int, ...]
+    unet_attention: tuple[bool, ...]  # on which levels
     unet_blocks: int  # a level
     time_width: int  # of the vector that carries time and the gist of the text
 
 
 SIZES = {
-    "small": Size(64, 4, 4, 32, 64, (64, 128, 192), 1, 512),
-    "base": Size(128, 8, 16, 48, 72, (96, 144, 208), 1, 512),
-    "large": Size(256, 8, 16, 64, 128, (192, 384, 576), 2, 1024),
+    "small": Size(64, 4, 4, 32, 64, (32, 64, 128, 192), (False, True, True, False), 1, 512),
+    "base": Size(128, 8, 16, 48, 64, (96, 144, 208), (False, True, False), 1, 512),
+    "large": Size(256, 8, 16, 64, 128, (192, 384, 576), (False, True, False), 2, 1024),
 }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """`--size`, `--device`, `--bf16`: the same words in every program that trains."""
+    """`--size`, `--device`: the same words in every program that trains."""
     parser.add_argument("--size", choices=list(SIZES), default="small")
     add_device_options(parser)
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
-    parser.add_argument("--bf16", action="store_true", help="passes in 16 bit (on a CPU: needs AVX512-BF16 or AMX)")

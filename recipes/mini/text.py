@@ -5,7 +5,7 @@ the text side learns to say what a sentence encoder says of captions and of plai
 linear layer that is thrown away; so is the picture side, a small ViT. A text encoder that starts from random weights
 takes tens of thousands of pictures before a denoiser listens to it (`TRIAL.md`).
 
-    python recipes/mini/text.py --scratch scratch/mini --minutes 13 --bf16
+    python recipes/mini/text.py --scratch scratch/mini --minutes 13
 
 Writes text/, a stock `CLIPTextModel`, to the scratch folder.
 """
@@ -119,16 +119,16 @@ def train(options) -> None:
     head = nn.Linear(clip.config.text_config.hidden_size, sentences.target_ND.shape[1]).to(options.device)
     average, weights = Average(clip, EMA_DECAY), [*clip.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
-    for done in by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=100):
+    for steps, done in enumerate(by_the_clock(optimiser, options.rate, options.minutes, warm_up_steps=100), 1):
         x_BCHW, ids_BT = draw_batch(stock, painter, tokenizer, rng, options.batch)
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+        with training.autocast(options.device):
             loss = matching_loss(clip(input_ids=ids_BT, pixel_values=x_BCHW).logits_per_image)
             loss = loss + SENTENCE_WEIGHT * sentence_loss(clip.text_model, head, sentences)
         training.step(optimiser, loss)
         limit_scale(clip)
-        average.update(clip)
-        if average.updates % 50 == 0:
-            print(f"{done:.3f} done, step {average.updates}, loss {loss.item():.3f}", flush=True)
+        average.update(clip, steps)
+        if steps % 50 == 0:
+            print(f"{done:.3f} done, step {steps}, loss {loss.item():.3f}", flush=True)
     text_side(average.model.eval().cpu()).save_pretrained(options.scratch / "text")
 
 

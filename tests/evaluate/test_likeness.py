@@ -1,6 +1,7 @@
 """Likeness sees what the eye sees: constructed cases rank as a person would rank them."""
 
 import io
+import itertools
 import zipfile
 
 import numpy as np
@@ -48,7 +49,7 @@ def redrawn(captions: list[str], truth_NCHW: torch.Tensor, start: float = 0.3, n
     noise_NCHW = torch.randn(z_NCHW.shape, generator=torch.Generator().manual_seed(0))
     times, cond = torch.linspace(start, 0, num_steps + 1), prior.encode_text(captions)
     z_NCHW = prior.path.a(times[0]) * z_NCHW + prior.path.s(times[0]) * noise_NCHW
-    for t, t_next in zip(times, times[1:], strict=False):
+    for t, t_next in itertools.pairwise(times):
         out_NCHW = prior.predict(z_NCHW, t.expand(len(z_NCHW)), cond)
         z_NCHW, _, _ = step(prior.path, z_NCHW, out_NCHW, t[None], t_next[None])
     return ((prior.decode(z_NCHW) + 1) * 127.5).round().clamp(0, 255).byte()
@@ -69,7 +70,7 @@ def test_truth_prior_blur_confetti_noise(held_out):
     eye = features.eye()
     scores = {name: translation.score(sketch, truth, made[:, None], eye) for name, made in cases.items()}
     liked = [score["likeness"] for score in scores.values()]
-    assert all(better > worse + 0.05 for better, worse in zip(liked, liked[1:], strict=False)), liked
+    assert all(better > worse + 0.05 for better, worse in itertools.pairwise(liked)), liked
     assert liked[0] == pytest.approx(1, abs=1e-4)
     assert liked[-1] < 0
     # What it is for: by edges the confetti is better than the truth.

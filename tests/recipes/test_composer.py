@@ -1,51 +1,25 @@
 """The composer of the mini prior's recipe: the picture shows what the scene and its caption say."""
 
-import json
 import random
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "mini"
-SIDE = 32
-ANIMAL, FOOD = {"group": 3, "subgroup": 34}, {"group": 4, "subgroup": 42}
-COLOURS = {"apple": (200, 30, 40), "fox": (30, 60, 200), "pear": (40, 160, 60)}
+from tiny_scenes import COLOURS, SIDE
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPE))
-        import composer
-        import pictures
-        import scenes
+    import composer
+    import pictures
+    import scenes
 
-        yield composer, scenes, pictures
+    return composer, scenes, pictures
 
 
 @pytest.fixture(scope="module")
-def stock(recipe, tmp_path_factory):
-    """Every concept is a square in the middle of its cell; accessories are yellow."""
-    composer, scenes, pictures = recipe
-    folder = tmp_path_factory.mktemp("scratch")
-    concepts = [{"label": name, "split": "train", **(ANIMAL if name == "fox" else FOOD)} for name in COLOURS]
-    concepts += [
-        {"label": label, "split": "train", "group": 7, "subgroup": 65} for label, _ in scenes.ACCESSORIES.values()
-    ]
-    concepts += [{"label": "plum", "split": "test", **FOOD}]
-    for concept in concepts:
-        concept |= {"subject": f"a {concept['label']}", "keywords": ["thing"]}
-    sprites = np.zeros((len(pictures.STYLES), len(concepts), SIDE, SIDE, 4), np.uint8)
-    for n, concept in enumerate(concepts):
-        sprites[:, n, 4:-4, 4:-4] = (*COLOURS.get(concept["label"], (250, 200, 30)), 255)
-    np.save(folder / "pictures.npy", sprites)
-    np.save(folder / "places.npy", np.full((12, 2, SIDE, SIDE, 3), 128, np.uint8))
-    (folder / "concepts.json").write_text(json.dumps(concepts))
-    (folder / "colour_names.json").write_text(json.dumps([[[["blue"]] * 8] * len(concepts)] * 4))
-    return composer.Stock(folder)
+def stock(recipe, scratch):
+    return recipe[0].Stock(scratch)
 
 
 def where(x_CHW: torch.Tensor, name: str) -> tuple[float, float]:

@@ -1,25 +1,19 @@
 """The sizes of the mini prior: what is built, and whether it fits the package."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "mini"
 TEXT_PARAMETERS = 2.4e6  # 8,404 pieces of 192 and two layers
 EYE_BYTES = 14.2e6  # EfficientNet-Lite0 and such a text side, in 16 bit
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPE))
-        import autoencoder
-        import denoiser
-        import sharpen
-        import sizes
+    import autoencoder
+    import denoiser
+    import sizes
 
-        yield autoencoder, sharpen, denoiser, sizes
+    return autoencoder, denoiser, sizes
 
 
 def weights(model: torch.nn.Module) -> int:
@@ -28,15 +22,15 @@ def weights(model: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize("name", ["small", "base"])
 def test_what_ships_fits_in_48_mb(recipe, name):
-    autoencoder, sharpen, denoiser, sizes = recipe
+    autoencoder, denoiser, sizes = recipe
     size = sizes.SIZES[name]
     with torch.device("meta"):
-        parts = [denoiser.make_unet(size, 192), sharpen.renewed(autoencoder.make(size), size.decoder_width)]
+        parts = [denoiser.make_unet(size, 192), autoencoder.make(size)]
     assert 2 * (sum(map(weights, parts)) + TEXT_PARAMETERS) + EYE_BYTES < 48e6
 
 
 def test_each_size_is_larger(recipe):
-    _, _, denoiser, sizes = recipe
+    _, denoiser, sizes = recipe
     with torch.device("meta"):
         counts = [weights(denoiser.make_unet(size, 192)) for size in sizes.SIZES.values()]
     assert counts == sorted(counts) and counts[-1] > 4 * counts[0]
@@ -44,7 +38,7 @@ def test_each_size_is_larger(recipe):
 
 @pytest.mark.parametrize("name", ["small", "base", "large"])
 def test_pictures_to_latents_and_back(recipe, name):
-    autoencoder, _, _, sizes = recipe
+    autoencoder, _, sizes = recipe
     size = sizes.SIZES[name]
     vae, x_BCHW = autoencoder.make(size), torch.rand(1, 3, size.picture_px, size.picture_px) * 2 - 1
     with torch.no_grad():
@@ -55,7 +49,7 @@ def test_pictures_to_latents_and_back(recipe, name):
 
 def test_the_text_as_a_whole_reaches_the_unet(recipe):
     """Also with attention to single words cut off."""
-    _, _, denoiser, sizes = recipe
+    _, denoiser, sizes = recipe
     torch.manual_seed(0)
     unet = denoiser.make_unet(sizes.SIZES["small"], 32).eval()
     for name, weight in unet.named_parameters():
