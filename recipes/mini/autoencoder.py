@@ -4,7 +4,7 @@ Idea: no posterior and no attention, a plain stack of residual blocks, most of t
 are kept near zero mean and unit variance, and noise is added to them while training, so that the denoiser meets a
 smooth space and small errors of it stay small in the picture. `TRIAL.md` says what was tried.
 
-    python recipes/mini/autoencoder.py --scratch scratch/mini --minutes 25 --crop-share 0.5
+    python recipes/mini/autoencoder.py --scratch scratch/mini --minutes 75
     python recipes/mini/autoencoder.py --scratch scratch/mini --size base --device cuda --batch 256 --minutes 8
 
 Writes vae_plain/ to the scratch folder, of which `sharpen.py` makes vae/. The same command goes on where it stopped.
@@ -32,7 +32,7 @@ from training import Average, State, by_the_clock
 LATENT_NOISE = 0.25  # the most that is added to unit-variance latents; each picture has its own amount below it
 MOMENT_WEIGHT = 0.1  # keeps each latent channel near zero mean and unit variance
 EMA_DECAY = 0.999
-HALF_SHARE = 0.4  # of the time, at first, at half the reduction
+HALF_SHARE = 0.4  # of the time, at first, at half the reduction, where that is 8
 
 
 def make(size: Size) -> AutoencoderTiny:
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--crop-share", type=float, default=0.0, help="of the time, at first, on quarter pictures")
+    parser.add_argument("--crop-share", type=float, default=0.6, help="of the time, at first, on quarter pictures")
     add_options(parser)
     options = parser.parse_args()
     stock, size = Stock(options.scratch), SIZES[options.size]
@@ -193,8 +193,11 @@ def main() -> None:
         vae.train().to(options.device, memory_format=torch.channels_last)
         return fit(vae, source, test, share * options.minutes, options)
 
-    vae = trained(make(halved(size)), HALF_SHARE)
-    vae = trained(grown(vae, size), 1 - HALF_SHARE)
+    if size.reduction == 4:
+        vae = trained(make(size), 1)
+    else:
+        vae = trained(make(halved(size)), HALF_SHARE)
+        vae = trained(grown(vae, size), 1 - HALF_SHARE)
     finish(vae, source, options.scratch / "vae_plain")
     figures(vae, stock, options.scratch / "vae_plain")
 

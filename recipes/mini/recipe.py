@@ -15,6 +15,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,8 @@ class Runner:
     def __call__(self, command: list[str]) -> bool:
         """Whether it came to its end."""
         self._claim()
+        if not shutil.which(command[0]):
+            raise SystemExit(f"{command[0]} is not installed.\nhint: npm comes with Node.js")
         # A session of its own, since the kernel shares a processor out by session before it looks at priorities. The
         # child holds the lock too: it counts also where this process is killed and the child is not.
         self.child = subprocess.Popen(command, start_new_session=True, pass_fds=[self.lock.fileno()])
