@@ -61,7 +61,7 @@ def parts(options) -> dict[str, list[str]]:
 
     autoencoder = {"autoencoder": trained("autoencoder", pictures), "sharpen": trained("sharpen", pictures)}
     if options.vae:
-        autoencoder = {"autoencoder": ["cp", "--recursive", str(options.vae), str(scratch / "vae")]}
+        autoencoder = {"autoencoder": ["cp", "-R", str(options.vae), str(scratch / "vae")]}
     train_px = SIZES[options.size].picture_px
     figures = {"json": scratch / "figures.json", "sheet": scratch / "sheet.png"}
     return {

@@ -66,7 +66,7 @@ class State:
         if self.asked_to_stop or time.time() - self.stored > STORE_SECONDS:
             self.store()
         if self.asked_to_stop:
-            raise SystemExit(f"stopped after {self.progress['pictures']} pictures; the same command goes on")
+            raise SystemExit(f"stopped after {self.progress['steps']} steps; the same command goes on")
 
 
 def by_the_clock(
