@@ -65,13 +65,14 @@ def main() -> None:
 
 def table(names: list[str], arms: dict[tuple[Any, ...], list[Path]]) -> str:
     """Markdown: an arm a row, the mean over its seeds with the 95 % interval of that mean (Student's t)."""
-    heads = [*names, *METRICS.values(), "training, minutes", "seeds"]
+    heads = [*names, *METRICS.values(), "best step", "training, minutes", "seeds"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for arm, folders in arms.items():
         reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
         cells = [_mean([report["arms"]["prior"][metric] for report in reports]) for metric in METRICS]
-        minutes = _mean([report["seconds"] / 60 for report in reports], digits=1)
-        lines.append("| " + " | ".join([*map(str, arm), *cells, minutes, str(len(folders))]) + " |")
+        cells.append(_mean([report["step"] for report in reports], digits=0))
+        cells.append(_mean([report["seconds"] / 60 for report in reports], digits=1))
+        lines.append("| " + " | ".join([*map(str, arm), *cells, str(len(folders))]) + " |")
     return "\n".join(lines)
 
 

@@ -36,7 +36,7 @@ NPM = (
 CPU_MINUTES = {"autoencoder": 75.0, "sharpen": 45.0}  # the denoiser has no end
 GPU_SHARES = {"autoencoder": 0.15, "sharpen": 0.12}  # of --minutes; the denoiser has the rest
 BATCHES = {  # pictures a step: autoencoder and its critic, denoiser
-    "cpu": {"small": (16, 32), "base": (16, 32), "large": (8, 16)},
+    "cpu": {"small": (16, 64), "base": (16, 32), "large": (8, 16)},
     "cuda": {"small": (512, 1024), "base": (256, 1024), "large": (64, 256)},
 }
 

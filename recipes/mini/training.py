@@ -91,8 +91,13 @@ def by_the_clock(
 
 
 def step(optimiser, loss: Tensor) -> None:
-    """One step down, along a gradient of at most unit length."""
+    """One step down from the loss."""
     loss.backward()
+    update(optimiser)
+
+
+def update(optimiser) -> None:
+    """One step along the gradients that were gathered, together of at most unit length; forgets them."""
     nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
     optimiser.step()
     optimiser.zero_grad()
