@@ -38,6 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     file = parser.parse_args().recipe
+    if not file.is_file():
+        parser.error(f"{file} is not there")
     recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     arms: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
     grid = recipe["grid"]

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import training
 from composer import Painter, Stock
 from diffusers import AutoencoderTiny
-from sizes import SIZES, Size, add_options
+from sizes import SIZES, Size, add_options, existing
 from torch import Tensor
 from training import Average, State, by_the_clock
 
@@ -177,7 +177,7 @@ def figures(vae: AutoencoderTiny, stock: Stock, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py")
+    parser.add_argument("--scratch", type=existing, required=True, help="the folder of composer.py")
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")

@@ -23,6 +23,7 @@ import scenes
 import torch
 import torch.nn.functional as F
 from scenes import ACCESSORIES, Scene, Subject
+from sizes import existing
 from torch import Tensor
 
 HUE_ANGLES = (0, 40, 80, 120, 180, 240, 280, 320)  # degrees; the first leaves them as drawn
@@ -277,7 +278,9 @@ def name_colours(sprites_SN4HW: Tensor) -> list:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder with pictures.npy and concepts.json")
+    parser.add_argument(
+        "--scratch", type=existing, required=True, help="the folder with pictures.npy and concepts.json"
+    )
     options = parser.parse_args()
     side = np.load(options.scratch / "pictures.npy", mmap_mode="r").shape[2]
     np.save(options.scratch / "places.npy", places.draw_all(side, PLACE_VARIANTS))

@@ -36,7 +36,7 @@ import training
 from chunks import Chunk, Encoder, Layouts
 from composer import Painter, Stock
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from sizes import SIZES, Size, add_options
+from sizes import SIZES, Size, add_options, existing
 from torch import Tensor, nn
 from training import Average, State
 from transformers import CLIPTokenizer
@@ -273,7 +273,7 @@ def measure(options, state: State) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder with vae/")
+    parser.add_argument("--scratch", type=existing, required=True, help="the folder with vae/")
     parser.add_argument("--out", type=Path, required=True, help="the exported diffusers folder")
     parser.add_argument("--batch", type=int, default=64, help="pictures a step")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")

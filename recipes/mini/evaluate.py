@@ -28,6 +28,7 @@ import places
 import scenes
 import torch
 from scenes import Scene, Subject
+from sizes import existing
 from torch import Tensor
 
 from limner.evaluate.metrics import edges
@@ -247,8 +248,12 @@ def measure(lab: Lab) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py; sheets go to judge/")
-    parser.add_argument("--prior", type=Path, default=MINI, help="the diffusers folder; the shipped one unless given")
+    parser.add_argument(
+        "--scratch", type=existing, required=True, help="the folder of composer.py; sheets go to judge/"
+    )
+    parser.add_argument(
+        "--prior", type=existing, default=MINI, help="the diffusers folder; the shipped one unless given"
+    )
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--sheet", type=Path, help="where a sheet of the prompts of export.py goes")
     parser.add_argument("--concepts", type=int, default=128, help="seen concepts to sample in 3D")

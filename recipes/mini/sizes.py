@@ -6,6 +6,7 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """`--size`, `--device`: the same words in every program that trains."""
     parser.add_argument("--size", choices=list(SIZES), default="small")
     add_device_options(parser)
+
+
+def existing(name: str) -> Path:
+    """The type of an option that names something to read: a typo is told at once."""
+    if not (path := Path(name)).exists():
+        raise argparse.ArgumentTypeError(f"{name} is not there")
+    return path
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from composer import Painter, Plan, Stock, plan
 from pictures import COLOURS
 from PIL import Image
 from scenes import Scene, Subject
+from sizes import existing
 
 SIDE_PX, PLACE_VARIANTS = 256, 6
 SEED = 4
@@ -196,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="a node_modules folder")
     parser.add_argument(
-        "--scratch", type=Path, required=True, help="the folder with the concepts.json of build_data.py"
+        "--scratch", type=existing, required=True, help="the folder with the concepts.json of build_data.py"
     )
     parser.add_argument("--assets", type=Path, default=build_data.ASSETS, help="where subjects.zip goes")
     options = parser.parse_args()

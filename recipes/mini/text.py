@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 import training
 from composer import Painter, Stock
-from sizes import add_options
+from sizes import add_options, existing
 from torch import Tensor, nn
 from training import Average, by_the_clock
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
@@ -142,7 +142,7 @@ def text_side(clip: CLIPModel) -> CLIPTextModel:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, required=True, help="the folder of composer.py and sentences.py")
+    parser.add_argument("--scratch", type=existing, required=True, help="the folder of composer.py and sentences.py")
     parser.add_argument("--minutes", type=float, default=13)
     parser.add_argument("--batch", type=int, default=128, help="scenes a step")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")

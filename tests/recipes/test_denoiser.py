@@ -119,3 +119,11 @@ def test_a_part_that_fails_is_not_done(tmp_path):
     again = start(tmp_path, "pass")
     out, _ = again.communicate(timeout=30)
     assert "--- second" in out and "--- first" not in out and "all parts are done" in out
+
+
+def test_a_folder_is_not_gone_on_with_in_another_way(tmp_path):
+    start(tmp_path, "pass").communicate(timeout=30)
+    (tmp_path / "begun.json").write_text('{"size": "base", "vae": null}')
+    other = start(tmp_path, "pass")
+    _, said = other.communicate(timeout=30)
+    assert other.returncode and "was begun with --size base" in said and "hint: " in said
