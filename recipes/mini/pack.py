@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pictures
 from PIL import Image
-from sizes import existing
 
 ARRAYS = ("pictures", "places")
 FILES = ("concepts.json", "colour_names.json")
@@ -57,7 +56,7 @@ def unpack(scratch: Path, archive: zipfile.ZipFile) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["pack", "unpack"])
-    parser.add_argument("--scratch", type=existing, required=True)
+    parser.add_argument("--scratch", type=Path, required=True, help="read by pack, made by unpack")
     parser.add_argument("--zip", type=Path, required=True)
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)

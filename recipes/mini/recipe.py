@@ -118,11 +118,10 @@ def same_as_before(options) -> None:
     """Stops where the folder was begun with another size, or autoencoder: parts of the two do not fit together."""
     file = options.scratch / "begun.json"
     said = {"size": options.size, "vae": options.vae and "PATH"}
-    if not file.exists():
-        file.write_text(json.dumps(said))
-    if (before := json.loads(file.read_text())) != said:
+    if file.exists() and (before := json.loads(file.read_text())) != said:
         flags = " ".join(f"--{name} {value}" for name, value in before.items() if value)
         raise SystemExit(f"{options.scratch} was begun with {flags}.\nhint: say so again, or take another --scratch")
+    file.write_text(json.dumps(said))
 
 
 def lowest_priority() -> None:

@@ -35,12 +35,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_device_options(parser)
 
 
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+
+
 def existing(name: str) -> Path:
-    """The type of an option that names something to read: a typo is told at once."""
+    """The type of an option that names something to read: a typo is an error at once."""
     if not (path := Path(name)).exists():
         raise argparse.ArgumentTypeError(f"{name} is not there")
     return path
-
-
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", help="cpu, cuda")
