@@ -29,4 +29,5 @@ def write_arrays(folder: Path) -> Path:
     np.save(folder / "places.npy", np.full((12, 2, SIDE, SIDE, 3), 128, np.uint8))
     (folder / "concepts.json").write_text(json.dumps(concepts))
     (folder / "colour_names.json").write_text(json.dumps([[[["blue"]] * 8] * len(concepts)] * 4))
+    (folder / "near.json").write_text(json.dumps({list(COLOURS).index("fox"): {"wolf": 0.9, "coat": 0.1}}))
     return folder

@@ -16,6 +16,7 @@ import scenes
 import torch
 from composer import Painter, Plan, Stock
 from diffusers import AutoencoderTiny
+from near import Near
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTokenizer
@@ -40,13 +41,16 @@ class Chunk:
 class Layouts(Dataset):
     """Chunk number -> scenes laid out but not painted, plans of `ENCODED_AT_ONCE` each, and token ids (N, T)."""
 
-    def __init__(self, stock: Stock, tokenizer: CLIPTokenizer, num: int, seed: int, mix: scenes.Mix) -> None:
-        self.stock, self.tokenizer, self.num, self.seed, self.mix = stock, tokenizer, num, seed, mix
+    def __init__(
+        self, stock: Stock, near: Near, tokenizer: CLIPTokenizer, num: int, seed: int, mix: scenes.Mix
+    ) -> None:
+        self.stock, self.near, self.tokenizer, self.num, self.seed, self.mix = stock, near, tokenizer, num, seed, mix
 
     def __getitem__(self, number: int) -> tuple[list[Plan], Tensor]:
         rng = random.Random(f"{self.seed}/{number}")
         some = [self.mix.draw(self.stock, rng) for _ in range(self.num)]
-        ids_NT = captions.tokens(self.tokenizer, [scenes.caption(self.stock, scene, rng) for scene in some])
+        texts = [scenes.caption(self.stock, scene, rng, near=self.near) for scene in some]
+        ids_NT = captions.tokens(self.tokenizer, texts)
         parts = [some[n : n + ENCODED_AT_ONCE] for n in range(0, self.num, ENCODED_AT_ONCE)]
         return [composer.plan(self.stock, part, rng) for part in parts], ids_NT
 

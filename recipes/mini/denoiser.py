@@ -30,6 +30,7 @@ import captions
 import chunks
 import export
 import eye
+import near
 import scenes
 import torch
 import training
@@ -47,7 +48,6 @@ MEASURED_EVERY = 1_000_000  # pictures
 LINE_MINUTES, SHEET_MINUTES = 5, 30
 EMPTY_SHARE = 0.1  # of the captions, for guidance
 MIX = scenes.Mix(plain=0.8, in_3d=0.7)  # a thousand concepts take longer to learn than a dozen places
-NOISE_POWER = 0.65  # below 1, times lean to much noise
 ALIGN_WEIGHT = 0.5
 
 
@@ -142,18 +142,18 @@ class Trainer:
         self.vae = AutoencoderTiny.from_pretrained(options.scratch / "vae").eval().requires_grad_(False)
         self.vae.to(self.device, memory_format=torch.channels_last)
         encode = Encoder(self.vae, Painter(stock, self.device), Seer(self.device))
-        layouts = Layouts(stock, self.tokenizer, chunks.BATCHES * options.batch, SEED, MIX)
+        words, num = near.load(options.scratch), chunks.BATCHES * options.batch
+        layouts = Layouts(stock, words, self.tokenizer, num, SEED, MIX)
         return chunks.batches(layouts, encode, options.batch, self.progress["steps"], options.workers)
 
     def draw(self, batch: Chunk, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Noisy latents, the velocity to predict, times, token ids, features of the frozen network.
 
-        Times are spread over the batch, which lowers the noise of the gradient, and lean towards much noise: there
-        shapes are decided, and on few pictures shapes are what is missing.
+        Times are spread over the batch, which lowers the noise of the gradient.
         """
         z_BCHW, B = batch.z_NCHW, len(batch.z_NCHW)
         draw = {"generator": generator, "device": self.device}
-        t_B = ((torch.arange(B, device=self.device) + torch.rand(B, **draw)) / B) ** NOISE_POWER
+        t_B = (torch.arange(B, device=self.device) + torch.rand(B, **draw)) / B
         t_B = (t_B * 1000).long().clamp(max=999)
         noise_BCHW = torch.randn(z_BCHW.shape, **draw)
         empty_B = torch.rand(B, **draw) < EMPTY_SHARE

@@ -18,8 +18,8 @@ import pictures
 from PIL import Image
 
 ARRAYS = ("pictures", "places")
-FILES = ("concepts.json", "colour_names.json")
-PARTS = ["packages", "data", "composer"]  # of recipe.py, that need not run there
+FILES = ("concepts.json", "colour_names.json", "near.json")
+PARTS = ["packages", "data", "composer", "sentences", "near"]  # of recipe.py, that need not run there
 
 
 def webp(pixels_HWC: np.ndarray, lossless: bool) -> bytes:

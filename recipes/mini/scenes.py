@@ -16,6 +16,7 @@ from places import PLACES
 
 if TYPE_CHECKING:
     from composer import Stock
+    from near import Near
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ KINDS = {
 STYLE_SHARES = {"3d": 0.7, "flat": 0.13, "noto": 0.11, "line": 0.06}
 PLAIN = ("alone", "colour")  # one thing on white or a plain ground
 COLOURS_SHARE, KEYWORD_SHARE, HUES_SHARE = 0.6, 0.15, 0.15
+NEAR_SHARE = 0.3  # of the captions of one subject
 SMILEYS, ANIMALS, FOOD, TRAVEL, ACTIVITIES, OBJECTS = 0, 3, 4, 5, 6, 7  # emojibase groups
 
 
@@ -187,15 +189,20 @@ def draw_ground(rng: random.Random, kind: str) -> dict[str, str]:
     return {"colour": colours[0]} | ({"second": colours[1]} if rng.random() < 0.2 else {})
 
 
-def words_of(stock: "Stock", scene: Scene, subject: Subject, rng: random.Random, plain: bool) -> str:
+def words_of(
+    stock: "Stock", scene: Scene, subject: Subject, rng: random.Random, plain: bool, near: "Near | None" = None
+) -> str:
     """`a small fox in orange and white`, `three red apples`."""
     concept = stock.concepts[subject.concept]
-    words = concept["subject"]
+    label, words = concept["label"], concept["subject"]
+    if near and subject.concept in near and len(scene.subjects) == 1 and rng.random() < NEAR_SHARE:
+        label = rng.choices(*near[subject.concept])[0]
+        words = f"{'an' if label[0] in 'aeiou' else 'a'} {label}"
     if subject.size:
         adjective = pick(SIZE_WORDS[subject.size], rng, plain)
-        words = f"a {adjective} {concept['label']}" if words.startswith(("a ", "an ")) else f"{adjective} {words}"
+        words = f"a {adjective} {label}" if words.startswith(("a ", "an ")) else f"{adjective} {words}"
     if subject.count > 1:
-        words = f"{pick(COUNT_WORDS[subject.count], rng, plain)} {plural(concept['label'])}"
+        words = f"{pick(COUNT_WORDS[subject.count], rng, plain)} {plural(label)}"
     named = subject.hue or (rng.random() < COLOURS_SHARE * (1 if len(scene.subjects) == 1 else 0.5) and not plain)
     if named and scene.style != "line":
         words += captions.in_colours(stock.colours_of(scene.style, subject))
@@ -206,13 +213,14 @@ def pick(words: tuple[str, ...], rng: random.Random, plain: bool) -> str:
     return words[0] if plain or rng.random() < 0.5 else rng.choice(words)
 
 
-def caption(stock: "Stock", scene: Scene, rng: random.Random, plain: bool = False) -> str:
+def caption(stock: "Stock", scene: Scene, rng: random.Random, plain: bool = False, near: "Near | None" = None) -> str:
     """`a 3D render of a fox in orange and white wearing a top hat on a beach, animal`.
 
-    Colours are always named where the hues are turned; else often, and never with `plain`.
+    Colours are always named where the hues are turned; else often, and never with `plain`. With `near`, a share says
+    another word in place of the name.
     """
     style = pick(STYLE_WORDS[scene.style], rng, plain)
-    parts = [words_of(stock, scene, s, rng, plain) for s in scene.subjects]
+    parts = [words_of(stock, scene, s, rng, plain, near) for s in scene.subjects]
     words = parts[0]
     if scene.relation:
         words = f"{parts[0]} {pick(RELATION_WORDS[scene.relation], rng, plain)} {parts[1]}"

@@ -113,6 +113,36 @@ def test_the_caption_says_what_is_there(recipe, stock):
         assert scenes.caption(stock, scene, rng, plain=True) == words
 
 
+def test_a_share_of_the_captions_says_a_word_that_is_near(recipe, stock, scratch):
+    import near
+
+    _, scenes, _ = recipe
+    rng, table, apple, fox = random.Random(0), near.load(scratch), row(stock, "apple"), row(stock, "fox")
+
+    def captions(*subjects: int) -> str:
+        scene = scenes.Scene("alone", "3d", tuple(map(scenes.Subject, subjects)), "and" if len(subjects) > 1 else None)
+        return " ".join(scenes.caption(stock, scene, rng, near=table) for _ in range(1000))
+
+    said = captions(fox)
+    assert 230 < said.count("a wolf") < 310 and 10 < said.count("a coat") < 60 and said.count("a fox") > 600
+    assert (
+        captions(apple).count("an apple") == 0 and captions(apple).count("a apple") == 1000
+    )  # the tiny stock's article
+    assert captions(fox, apple).count("fox") == 1000  # which of the two a vague word means would not be clear
+
+
+def test_a_word_is_said_of_what_it_is_near_to(recipe):
+    import near
+    import torch
+
+    concept_ND = torch.eye(4)
+    word_WD = torch.nn.functional.normalize(torch.tensor([[1.0, 0, 0, 0], [1.0, 1.0, 0, 0], [1, 1, 1, 1.0]]), dim=1)
+    weight_WN = near.weights_of(torch.cat([word_WD, -concept_ND[:1]]), concept_ND)
+    assert torch.allclose(weight_WN[:3].sum(1), torch.ones(3))
+    assert torch.allclose(weight_WN[:2], torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]]), atol=1e-3)
+    assert weight_WN[3].sum() == 0  # near to nothing
+
+
 def test_the_same_seed_gives_the_same_pictures(recipe, stock):
     composer, scenes, _ = recipe
     some = [scenes.draw_scene(stock, random.Random(n)) for n in range(16)]
