@@ -180,21 +180,26 @@ def reconstruction(lab: Lab) -> dict[str, float]:
     return {k: round(autoencoder.psnr(lab.pipeline.vae, x), 2) for k, x in tests.items()}
 
 
-def caption_gain(lab: Lab) -> dict[str, float]:
-    """MSE on v at the noisiest step, 3D renders with their own caption, another's, none: does the text reach it?"""
-    found, device, pipeline = {}, lab.options.device, lab.pipeline
+def caption_gain(lab: Lab) -> dict[int, dict[str, float]]:
+    """Time -> MSE on v of 3D renders with their own caption, another's, none.
+
+    At the noisiest step: does the text reach it? In the middle: is a caption of something new better than none?
+    """
+    found: dict[int, dict[str, float]] = {999: {}, 500: {}}
+    device, pipeline = lab.options.device, lab.pipeline
     for name, split in (("seen", "train"), ("unseen", "test")):
         rows = judge.spread(pictures.in_split(lab.stock.concepts, split).tolist(), 192)
         z_BCHW = autoencoder.encode_scaled(pipeline.vae, judge.views(lab.stock, "3d", rows, 0).to(device))
         texts = [lab.stock.concepts[n]["caption"] for n in rows]
         noise_BCHW = torch.randn(z_BCHW.shape, generator=torch.Generator().manual_seed(0)).to(device)
-        t_B = torch.full((len(rows),), 999, device=device)
-        noisy_BCHW = pipeline.scheduler.add_noise(z_BCHW, noise_BCHW, t_B)
-        target_BCHW = pipeline.scheduler.get_velocity(z_BCHW, noise_BCHW, t_B)
         for which, words in {"own": texts, "another's": texts[1:] + texts[:1], "none": [""] * len(texts)}.items():
             context_BTD = pipeline.encode_prompt(words, device, 1, False)[0]
-            guess_BCHW = pipeline.unet(noisy_BCHW, t_B, context_BTD).sample
-            found[f"{name}, {which}"] = round(float((guess_BCHW - target_BCHW).square().mean()), 4)
+            for time, table in found.items():
+                t_B = torch.full((len(rows),), time, device=device)
+                noisy_BCHW = pipeline.scheduler.add_noise(z_BCHW, noise_BCHW, t_B)
+                target_BCHW = pipeline.scheduler.get_velocity(z_BCHW, noise_BCHW, t_B)
+                guess_BCHW = pipeline.unet(noisy_BCHW, t_B, context_BTD).sample
+                table[f"{name}, {which}"] = round(float((guess_BCHW - target_BCHW).square().mean()), 4)
     return found
 
 
